@@ -1,0 +1,57 @@
+# Needs python3 >= 3.11 and make; everything else is installed into .venv from the hashed lock.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= .data
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev run test test-long lint fmt types imports check lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.base ## Make .venv with what the gateway needs
+
+$(VENV)/.base: requirements/base.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/base.lock
+	@touch $@
+
+setup-dev: $(VENV)/.dev ## Make .venv with what the tests need, too
+
+$(VENV)/.dev: requirements/dev.lock $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@touch $@
+
+run: setup ## Start a gateway with the built-in sandbox; prints URL, key and a curl
+	@$(BIN)/python -m gateway serve --sandbox --data-dir $(DATA) $(ARGS)
+
+test: setup-dev ## Run the whole default suite
+	$(BIN)/python -m pytest $(ARGS)
+
+test-long: setup-dev ## Run the long sweeps
+	$(BIN)/python -m pytest -m "long or not long" $(ARGS)
+
+lint: setup-dev ## Style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+fmt: setup-dev ## Format, and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup-dev ## Types, strictly
+	$(BIN)/mypy
+
+imports: setup-dev ## The floors of docs/architecture.md
+	$(BIN)/lint-imports
+
+check: lint types imports ## Everything but the tests
+
+lock: ## Renew the hashed locks (needs uv)
+	uv pip compile pyproject.toml --extra postgres --python-version 3.11 --universal --generate-hashes --no-header --no-emit-index-url -q -o requirements/base.lock
+	uv pip compile pyproject.toml requirements/dev.in --extra postgres --python-version 3.11 --universal --generate-hashes --no-header --no-emit-index-url -q -o requirements/dev.lock
+
+clean: ## Remove the virtual environment and the data folder
+	rm -rf $(VENV) $(DATA)

@@ -1,0 +1,66 @@
+"""Work that outlives the request which began it: a submit goes on when its client hangs up."""
+
+import asyncio
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Self, TypeVar
+
+T = TypeVar("T")
+
+
+class Background:
+    """Owns such work, in one task group. Its failure is its own: it reaches only who awaits it."""
+
+    def __init__(self) -> None:
+        self._group = asyncio.TaskGroup()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.active_count = 0
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._group.__aexit__(kind, error, trace)
+
+    def start(self, work: Coroutine[object, object, T]) -> "asyncio.Future[T]":
+        """Run `work` to its end. Cancelling the future that is returned does not stop it."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_see_exception)
+        self.active_count += 1
+        self._idle.clear()
+        self._group.create_task(self._run(work, future))
+        return future
+
+    async def drain(self) -> None:
+        """Wait until nothing runs."""
+        await self._idle.wait()
+
+    async def _run(self, work: Coroutine[object, object, T], future: "asyncio.Future[T]") -> None:
+        try:
+            result = await work
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - handed to whoever awaits the future
+            if not future.done():
+                future.set_exception(error)
+        else:
+            if not future.done():
+                future.set_result(result)
+        finally:
+            self.active_count -= 1
+            if self.active_count == 0:
+                self._idle.set()
+
+
+def _see_exception(future: "asyncio.Future[T]") -> None:
+    """Mark the exception as seen: a client that left will not come back for it."""
+    if not future.cancelled():
+        future.exception()

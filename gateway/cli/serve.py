@@ -1,0 +1,296 @@
+"""`serve`: one process with the public listener, the metrics listener and the loops.
+
+Stopping goes in this order: readiness turns 503 and new submits are refused; clients that wait for
+a change are answered; the listeners close and requests in progress end; submits in progress end,
+however long the upstream takes within its own time-outs; then the loops stop and the store closes.
+"""
+
+import asyncio
+import fcntl
+import json
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import uvloop
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+from starlette.types import ASGIApp
+
+from gateway.app import create_app, create_metrics_app
+from gateway.config import Config, CredentialConfig, ServerConfig, UpstreamConfig
+from gateway.domain.projects import DEFAULT_PROJECT
+from gateway.errors import ConfigurationError
+from gateway.ports import Runtime
+from gateway.runtime import make_private_folder, open_runtime, write_private_file
+from gateway.sandbox.server import run_sandbox
+from gateway.sandbox.settings import SandboxSettings
+from gateway.services import admin
+from gateway.worker.loops import build_loops
+from gateway.worker.supervisor import run_loops
+
+SANDBOX_TIME_SCALE: Final = 20.0
+SANDBOX_PORT: Final = 8081
+SANDBOX_KEY_FILE: Final = "sandbox-key"
+_SANDBOX_CREDENTIAL_FILE: Final = "sandbox-credential"
+_LOCK_FILE: Final = "serve.lock"
+_BACKLOG: Final = 1024
+_START_S_MAX: Final = 10.0
+_START_LOOK_S: Final = 0.005
+_NO_UPSTREAM: Final = (
+    "No upstream is configured. Set ARK_API_KEY and ARK_BASE_URL (such as "
+    "https://ark.cn-beijing.volces.com/api/v3), list upstreams in the configuration file, or start "
+    "with --sandbox to try the gateway without an account."
+)
+_WELCOME: Final = """\
+Gateway  {url}
+Metrics  {metrics_url}
+Sandbox  {sandbox_url}
+Key      {key}
+
+Submit a task:
+
+  curl -s {url}/seedance/generations \\
+    -H 'Authorization: Bearer {key}' \\
+    -H 'Content-Type: application/json' \\
+    -d '{{"model": "doubao-seedance-1-0-pro-250528", "content": [{{"type": "text",
+         "text": "Paper boats drift past a lighthouse --resolution 480p --duration 5"}}]}}'
+
+Ask for it with the id that you got (`wait` answers as soon as something changes):
+
+  curl -s '{url}/seedance/generations/ID?wait=30' -H 'Authorization: Bearer {key}'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What the command line adds to the configuration."""
+
+    sandbox: bool = False
+    sandbox_url: str | None = None
+    format: str = "table"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a start prints once requests are answered."""
+
+    url: str
+    metrics_url: str
+    sandbox_url: str | None
+    key: str | None
+
+
+def run_serve(config: Config, options: ServeOptions, environ: Mapping[str, str]) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code.
+
+    Raises: ConfigurationError if the program can't start as it is configured.
+    """
+    make_private_folder(config.data_dir)
+    with _only_server(config), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, options, environ))
+
+
+async def _serve(config: Config, options: ServeOptions, environ: Mapping[str, str]) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        sandbox_url = options.sandbox_url
+        if options.sandbox:
+            sandbox_url = await stack.enter_async_context(_sandbox(config))
+        if sandbox_url is not None:
+            config = _with_sandbox(config, sandbox_url, is_ours=options.sandbox)
+        if not config.upstreams:
+            raise ConfigurationError(_NO_UPSTREAM)
+        runtime = await stack.enter_async_context(open_runtime(config, environ=environ))
+        key = await _prepare(runtime, with_key=sandbox_url is not None)
+        try:
+            async with asyncio.TaskGroup() as group:
+                loops = group.create_task(run_loops(runtime, build_loops(runtime)))
+                async with _listening(runtime) as (url, metrics_url):
+                    _announce(Ready(url, metrics_url, sandbox_url, key), options)
+                    runtime.log.info("server.started", url=url, metrics_url=metrics_url)
+                    await stop.wait()
+                    await _begin_drain(runtime)
+                await runtime.background.drain()
+                loops.cancel()
+        except* Exception:  # noqa: BLE001 - logged by the supervisor; a dead loop ends the process
+            return 1
+        finally:
+            runtime.log.info("server.stopped")
+    return 0
+
+
+async def _begin_drain(runtime: Runtime) -> None:
+    """Say that this process is going, and answer everybody who only waits."""
+    runtime.log.info("server.draining", submits_count=runtime.background.active_count)
+    runtime.lifecycle.is_draining = True
+    runtime.status_cache.wake_all()
+    await runtime.clock.sleep(runtime.config.server.drain_delay_s)
+
+
+@asynccontextmanager
+async def _listening(runtime: Runtime) -> AsyncIterator[tuple[str, str]]:
+    """Answer requests on both listeners; on leaving, end those in progress."""
+    settings = runtime.config.server
+    metrics_host = settings.metrics_host or settings.host
+    async with (
+        _listener(create_metrics_app(runtime), settings, metrics_host, settings.metrics_port) as m,
+        _listener(create_app(runtime), settings, settings.host, settings.port) as url,
+    ):
+        yield url, f"{m}/metrics"
+
+
+@asynccontextmanager
+async def _listener(
+    app: ASGIApp, settings: ServerConfig, host: str, port: int
+) -> AsyncIterator[str]:
+    """Run one server for `app`; give its URL once it answers."""
+    with _reserved_port(host, port) as (address, bound_port):
+        server = Server(
+            app,
+            address=address,
+            port=bound_port,
+            interface=Interfaces.ASGINL,
+            http=HTTPModes.http1,
+            websockets=False,
+            log_enabled=False,
+            backlog=_BACKLOG,
+            backpressure=settings.connections_max,
+            http1_settings=HTTP1Settings(
+                header_read_timeout=int(settings.head_timeout_s * 1000),
+                max_buffer_size=settings.head_bytes_max,
+            ),
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.serve())
+            try:
+                await _wait_for_listener(address, bound_port)
+                shown = f"[{host}]" if ":" in host else host
+                yield f"http://{shown}:{bound_port}"
+            finally:
+                server.stop()
+
+
+@contextmanager
+def _reserved_port(host: str, port: int) -> Iterator[tuple[str, int]]:
+    """Bind, without listening, so that port 0 has a number; give the address and that number.
+
+    The server binds the same port again with SO_REUSEPORT, which would also let two gateways share
+    a port unseen: so the first bind is made without it, and fails if the port is taken.
+    """
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+            where = (*where[:1], probe.getsockname()[1], *where[2:])
+        with socket.socket(family, socket.SOCK_STREAM) as reserved:
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            reserved.bind(where)
+            yield str(where[0]), int(where[1])
+    except OSError as error:
+        raise ConfigurationError(
+            f"Can't listen on {host} port {port}: {error.strerror or error}."
+        ) from error
+
+
+async def _wait_for_listener(address: str, port: int) -> None:
+    async with asyncio.timeout(_START_S_MAX):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(address, port)
+            except OSError:
+                await asyncio.sleep(_START_LOOK_S)
+            else:
+                writer.close()
+                await writer.wait_closed()
+                return
+
+
+@contextmanager
+def _only_server(config: Config) -> Iterator[None]:
+    """Hold the data folder: SQLite means one server process."""
+    if config.storage.url is not None:
+        yield
+        return
+    with (config.data_dir / _LOCK_FILE).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(
+                f"Another gateway serves from {config.data_dir}: SQLite means one server process; "
+                "several need PostgreSQL (storage.url)."
+            ) from error
+        yield
+
+
+@asynccontextmanager
+async def _sandbox(config: Config) -> AsyncIterator[str]:
+    """Run the simulated upstream in this process, over real HTTP on its own port."""
+    settings = SandboxSettings(
+        data_dir=config.data_dir / "sandbox",
+        port=0 if config.server.port == 0 else SANDBOX_PORT,
+        time_scale=SANDBOX_TIME_SCALE,
+    )
+    async with run_sandbox(settings) as sandbox:
+        yield sandbox.url
+
+
+def _with_sandbox(config: Config, url: str, *, is_ours: bool) -> Config:
+    """Return the configuration with the sandbox as the only upstream."""
+    credential = config.data_dir / _SANDBOX_CREDENTIAL_FILE
+    write_private_file(credential, "sandbox")
+    upstream = UpstreamConfig(
+        name="sandbox",
+        dialect="ark",
+        base_url=f"{url}/api/v3",
+        credentials=(CredentialConfig(file=credential),),
+    )
+    observer = config.observer
+    if is_ours:
+        observer = observer.model_copy(update={"time_scale": SANDBOX_TIME_SCALE})
+    return config.model_copy(update={"upstreams": (upstream,), "observer": observer})
+
+
+async def _prepare(runtime: Runtime, *, with_key: bool) -> str | None:
+    """Make sure of project `default`, the bootstrap key and, for the sandbox, a kept key."""
+    await admin.ensure_default_project(runtime)
+    if runtime.config.bootstrap_key is not None:
+        await admin.install_bootstrap_key(runtime, runtime.config.bootstrap_key.get_secret_value())
+    return await _sandbox_key(runtime) if with_key else None
+
+
+async def _sandbox_key(runtime: Runtime) -> str:
+    """Return the key kept in the data folder; make one if it is missing or no longer valid."""
+    path = runtime.config.data_dir / SANDBOX_KEY_FILE
+    if path.exists():
+        key = path.read_text().strip()
+        if await admin.is_valid_key(runtime, key):
+            return key
+        path.unlink()
+    created = await admin.create_key(
+        runtime, "bootstrap", DEFAULT_PROJECT, name="sandbox", kind="test"
+    )
+    write_private_file(path, created.key + "\n")
+    return created.key
+
+
+def _announce(ready: Ready, options: ServeOptions) -> None:
+    """Print, on stdout, how to reach the gateway; one line of JSON if asked for."""
+    if options.format == "json":
+        text = json.dumps(asdict(ready))
+    elif ready.key is None:
+        text = f"Gateway  {ready.url}\nMetrics  {ready.metrics_url}"
+    else:
+        text = _WELCOME.format(**asdict(ready))
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,120 @@
+"""Text commands: the second way by which a client sets parameters.
+
+A text may hold commands, `--resolution 480p` or `--rs 480p`, wherever they stand. They are lifted
+out of it, so that nothing that changes price or limits reaches the upstream inside a prompt.
+
+What counts as a command, in this order:
+
+- The introducer is a run of two or more dashes of any kind, then spaces or none: the published
+  page prints `-- camerafixed true`, and editors turn `--` into other dashes.
+- A known name, long or short, in any case, as a whole word: `--dur5` is none.
+- White space or `=`, then the value: everything up to the next white space or introducer. Quotes
+  are not special. A command may lack its value: that is a refusal, worded by whoever knows what is
+  allowed.
+
+A single long dash, where a word begins, and a run of dashes with a line break behind it, may be a
+typist's or a page's. They are prose, unless what follows reads like a value of that very command.
+
+Every pattern looks at each character a fixed number of times: time is linear in the text.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.domain.refusals import refuse
+
+_NAMES: Final[Mapping[str, str]] = {
+    "resolution": "resolution",
+    "rs": "resolution",
+    "ratio": "ratio",
+    "rt": "ratio",
+    "duration": "duration",
+    "dur": "duration",
+    "frames": "frames",
+    "framespersecond": "framespersecond",
+    "framepersecond": "framespersecond",  # as the vendor's page once printed it
+    "fps": "framespersecond",
+    "seed": "seed",
+    "camerafixed": "camera_fixed",
+    "cf": "camera_fixed",
+    "watermark": "watermark",
+    "wm": "watermark",
+}
+_WHOLE: Final = re.compile(r"[+-]?[0-9]+(?:\.0*)?\Z")
+_FLAG: Final = re.compile(r"true\Z|false\Z", re.IGNORECASE)
+_READS_LIKE_A_VALUE: Final[Mapping[str, re.Pattern[str]]] = {
+    "resolution": re.compile(r"[0-9]+[pk]\Z", re.IGNORECASE),
+    "ratio": re.compile(r"[0-9]+[:\uff1a][0-9]+\Z|adaptive\Z|keep_ratio\Z", re.IGNORECASE),
+    "duration": _WHOLE,
+    "frames": _WHOLE,
+    "framespersecond": _WHOLE,
+    "seed": _WHOLE,
+    "camera_fixed": _FLAG,
+    "watermark": _FLAG,
+}
+
+_LONG: Final = "\u2013\u2014\u2015\u2e3a\u2e3b\ufe58"
+_DASH: Final = r"\-\u2010-\u2015\u2212\u2e3a\u2e3b\ufe58\ufe63\uff0d"
+# Characters without width count as white space: they can't hide a command.
+_SPACE: Final = r"\s\u200b-\u200d\u2060\ufeff"
+_WORD_BEGINS: Final = rf"(?<![^{_SPACE}])"
+_INTRODUCER: Final = rf"(?:[{_DASH}]{{2}}|{_WORD_BEGINS}[{_LONG}])"
+_COMMAND: Final = re.compile(
+    rf"""
+    (?: (?<![{_DASH}])(?P<run>[{_DASH}]{{2,}}+) | {_WORD_BEGINS}[{_LONG}] )
+    (?P<gap>[{_SPACE}]*+)
+    (?P<name>(?ai:{"|".join(_NAMES)}))
+    (?= [{_SPACE}=] | {_INTRODUCER} | \Z )
+    (?: [{_SPACE}]*+ = )?
+    [{_SPACE}]*+
+    (?P<value> (?:[{_DASH}](?=[0-9]))?+ (?: (?!{_INTRODUCER}|[{_LONG}])[^{_SPACE}] )*+ )
+    """,
+    re.VERBOSE,
+)
+_LINE_BREAK: Final = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+_SPACES_BEFORE: Final = re.compile(rf"[{_SPACE}]*+")
+_LEADING_DASH: Final = re.compile(rf"[{_DASH}]")
+_PASSES_MAX: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A parameter set inside a text. `value` is as written, empty if missing."""
+
+    parameter: str
+    value: str
+    spelled: str
+    """`--` and the name that the client used, in lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiftedText:
+    """A text without its commands, and these in the order of their appearance."""
+
+    prompt: str
+    commands: tuple[Command, ...]
+
+
+def lift_commands(text: str) -> LiftedText:
+    """Take every known command out of `text`; a text without any is returned as it is.
+
+    Lifting again finds nothing: where taking a command out joins its neighbours into another one,
+    that is lifted, too. Raises InvalidRequest if this goes deeper than any honest text does.
+    """
+    commands: list[Command] = []
+    for _ in range(_PASSES_MAX):
+        prompt, found = _lift_once(text)
+        if not found:
+            return LiftedText(prompt, tuple(commands))
+        commands += found
+        text = prompt
+    raise refuse("content", "text commands are nested in each other")
+
+
+def _lift_once(text: str) -> tuple[str, list[Command]]:
+    commands: list[Command] = []
+    prompt = ""
+    pieces: list[str] = []
+    return prompt, commands

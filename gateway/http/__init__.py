@@ -1,0 +1,1 @@
+"""The public surfaces: thin handlers over the services."""

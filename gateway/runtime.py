@@ -1,0 +1,256 @@
+"""The composition root: the only place that names what stands behind the ports."""
+
+import os
+import random
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import yaml
+from pydantic import SecretStr
+
+from gateway.background import Background
+from gateway.clock import SystemClock
+from gateway.config import Config, CredentialConfig, UpstreamConfig
+from gateway.domain.keys import PEPPER_BYTES_MIN
+from gateway.domain.models import Catalog, load_catalog
+from gateway.domain.routing import RouteTable, UpstreamRoutes
+from gateway.errors import ConfigurationError
+from gateway.ids import Entropy, IdMaker
+from gateway.key_cache import KeyCache
+from gateway.observability.logging import Logger, open_logger
+from gateway.observability.metrics import Histogram, Metrics
+from gateway.packaged import find_data_file
+from gateway.ports import Clock, Database, Lifecycle, P, Query, Runtime, T, Upstream
+from gateway.status_cache import StatusCache
+from gateway.upstreams.client import CallRecord
+from gateway.upstreams.registry import open_upstream
+
+DATABASE_FILE: Final = "gateway.db"
+PEPPER_FILE: Final = "pepper"
+_PEPPER_BYTES: Final = 32
+
+
+@asynccontextmanager
+async def open_runtime(
+    config: Config,
+    *,
+    environ: Mapping[str, str],
+    clock: Clock | None = None,
+    entropy: Entropy = secrets.token_bytes,
+    spread: random.Random | None = None,
+    log: Logger | None = None,
+    connects_upstreams: bool = True,
+) -> AsyncIterator[Runtime]:
+    """Open everything `config` asks for; close it in reverse order.
+
+    On leaving, work in the background (submits in progress) is waited for. Commands that only use
+    the store pass `connects_upstreams=False` and need no credentials.
+
+    Raises: ConfigurationError for a missing credential, extra, pepper or migration.
+    """
+    clock = clock or SystemClock()
+    log = log or open_logger(config.telemetry.log_level, config.telemetry.log_format)
+    metrics = Metrics()
+    make_private_folder(config.data_dir)
+    catalog = open_catalog(config)
+    async with AsyncExitStack() as stack:
+        database = MeasuredDatabase(await _open_database(config), clock, metrics.db_duration)
+        stack.push_async_callback(database.close)
+        upstreams: dict[str, Upstream] = {}
+        for upstream_config in config.upstreams if connects_upstreams else ():
+            credentials = read_credentials(
+                upstream_config, os.environ if environ is None else environ
+            )
+            upstream = open_upstream(
+                upstream_config, credentials, clock=clock, on_call=_recorder(metrics)
+            )
+            stack.push_async_callback(upstream.close)
+            upstreams[upstream.name] = upstream
+        background = await stack.enter_async_context(Background())
+        yield Runtime(
+            config=config,
+            clock=clock,
+            ids=IdMaker(entropy),
+            entropy=entropy,
+            random=spread or random.Random(),  # noqa: S311 - jitter, not a secret
+            db=database,
+            upstreams=upstreams,
+            routing=_routes_of(config),
+            catalog=catalog,
+            pepper=open_pepper(config),
+            metrics=metrics,
+            log=log,
+            status_cache=StatusCache(
+                config.status.cache_entries_max,
+                config.status.cache_age_s_max,
+                config.status.waiters_max,
+            ),
+            key_cache=KeyCache(config.auth.cache_keys_max, config.auth.cache_s),
+            background=background,
+            lifecycle=Lifecycle(),
+        )
+
+
+def make_private_folder(path: Path) -> None:
+    """Make the folder, for its owner alone, if it is not there."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def write_private_file(path: Path, content: str) -> bool:
+    """Write a file that only its owner can read; False, and untouched, if it is there already."""
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(scratch, path)  # atomic, and refused if another process was first
+    except FileExistsError:
+        return False
+    finally:
+        scratch.unlink()
+    return True
+
+
+def open_pepper(config: Config) -> bytes:
+    """Return the pepper of the key digests: configured, or made once in the data folder.
+
+    Raises: ConfigurationError if it is too short, or not configured although several processes may
+    share a PostgreSQL database.
+    """
+    if config.auth.pepper is not None:
+        pepper = config.auth.pepper.get_secret_value().encode()
+        if len(pepper) < PEPPER_BYTES_MIN:
+            raise ConfigurationError(
+                f"auth.pepper is too short: {PEPPER_BYTES_MIN} bytes at least."
+            )
+        return pepper
+    if config.storage.url is not None:
+        raise ConfigurationError(
+            "auth.pepper must be set with PostgreSQL (GATEWAY_AUTH__PEPPER or _FILE): every process"
+            " must use the same one."
+        )
+    path = config.data_dir / PEPPER_FILE
+    if not path.exists():
+        write_private_file(path, secrets.token_hex(_PEPPER_BYTES))
+    pepper = path.read_text().strip().encode()
+    if len(pepper) < PEPPER_BYTES_MIN:
+        raise ConfigurationError(
+            f"The file {PEPPER_FILE} in the data folder is too short."
+        )
+    return pepper
+
+
+def open_catalog(config: Config) -> Catalog:
+    """Return the model table: the packaged one, the deployment's files, endpoints and aliases."""
+    document = _read_yaml(find_data_file("models.yaml"))
+    overrides = [_read_yaml(path) for path in config.models.files]
+    catalog = load_catalog(document, overrides, config.models.endpoints)
+    aliases = dict(config.models.endpoints)
+    for upstream in config.upstreams:
+        for public, deployment in upstream.models.items():
+            family = catalog.find(public) or catalog.find(deployment)
+            if family is None:
+                raise ConfigurationError(
+                    f"upstreams.{upstream.name}.models: the family of {deployment!r} is not known; "
+                    "map it in models.endpoints or add it in models.files."
+                )
+            aliases.setdefault(public, family.name)
+    return load_catalog(document, overrides, aliases)
+
+
+def read_credentials(config: UpstreamConfig, environ: Mapping[str, str]) -> Mapping[str, SecretStr]:
+    """Return the upstream's credentials by name. Raises ConfigurationError naming what is unset."""
+    return {
+        credential.name: _read_credential(config.name, credential, environ)
+        for credential in config.credentials
+    }
+
+
+def _read_credential(
+    upstream_name: str, credential: CredentialConfig, environ: Mapping[str, str]
+) -> SecretStr:
+    where = f"upstreams.{upstream_name}.credentials.{credential.name}"
+    if credential.env is not None:
+        value = environ.get(credential.env, "")
+        source = f"the environment variable {credential.env}"
+    else:
+        assert credential.file is not None  # noqa: S101 - the model says: exactly one
+        source = f"the file {credential.file}"
+        try:
+            value = credential.file.read_text()
+        except OSError as error:
+            raise ConfigurationError(f"{where}: {source} can't be read.") from error
+    if not value.strip():
+        raise ConfigurationError(f"{where}: {source} is not set or empty.")
+    return SecretStr(value.strip())
+
+
+def _read_yaml(path: Path) -> Mapping[str, object]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        document = yaml.load(path.read_bytes(), Loader=loader)  # noqa: S506 - both are safe loaders
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path} can't be read: {error}") from error
+    if not isinstance(document, Mapping):
+        raise ConfigurationError(f"{path} is not a YAML mapping.")
+    return document
+
+
+async def _open_database(config: Config) -> Database:
+    if config.storage.url is None:
+        from gateway.storage.sqlite import open_sqlite  # noqa: PLC0415 - one of two, chosen here
+
+        return await open_sqlite(config.data_dir / DATABASE_FILE, config.storage)
+    from gateway.storage.postgres import open_postgres  # noqa: PLC0415 - needs an extra
+
+    return await open_postgres(config.storage)
+
+
+def _routes_of(config: Config) -> RouteTable:
+    return RouteTable(
+        [
+            UpstreamRoutes(
+                upstream.name,
+                tuple(credential.name for credential in upstream.credentials),
+                upstream.models,
+            )
+            for upstream in config.upstreams
+        ]
+    )
+
+
+def _recorder(metrics: Metrics) -> Callable[[CallRecord], None]:
+    def record(call: CallRecord) -> None:
+        metrics.upstream_requests.add(call.upstream, call.operation, call.outcome)
+        metrics.upstream_request_duration.observe(call.duration_s, call.upstream, call.operation)
+
+    return record
+
+
+class MeasuredDatabase:
+    """A Database that notes the duration of every transaction, by its function's name."""
+
+    def __init__(self, database: Database, clock: Clock, durations: Histogram) -> None:
+        self._database, self._clock, self._durations = database, clock, durations
+        self.name = database.name
+        self.watch = database.watch
+        self.close = database.close
+
+    async def write(self, fn: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        started_s = self._clock.monotonic_s()
+        try:
+            return await self._database.write(fn, *args, **kwargs)
+        finally:
+            self._durations.observe(self._clock.monotonic_s() - started_s, fn.__name__)
+
+    async def read(self, fn: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        started_s = self._clock.monotonic_s()
+        try:
+            return await self._database.read(fn, *args, **kwargs)
+        finally:
+            self._durations.observe(self._clock.monotonic_s() - started_s, fn.__name__)

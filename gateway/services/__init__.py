@@ -1,0 +1,1 @@
+"""The use-cases. They decide ids, times and amounts; storage records them."""

@@ -1,0 +1,56 @@
+"""Periodic repair: what crashed processes and passing days leave behind."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from gateway.domain.requests import hash_texts
+from gateway.domain.tasks import Event, advance
+from gateway.ports import Runtime
+from gateway.services.moves import dump_request, record_move
+from gateway.storage import requests, tasks
+from gateway.storage.requests import StoredRequest
+
+_ROWS_PER_SWEEP_MAX: Final = 200
+
+
+async def sweep_lost_submissions(runtime: Runtime) -> int:
+    """Move reserved tasks past their submit deadline to `unknown`; return how many.
+
+    Their process died, or could not write the outcome: bytes may have left, so nothing is assumed.
+    """
+    now_ms = runtime.clock.now_ms()
+    lost = await runtime.db.read(tasks.find_lost, now_ms, _ROWS_PER_SWEEP_MAX)
+    for task in lost:
+        runtime.log.warning("task.submission_lost", task_id=task.id, upstream=task.route.upstream)
+        await record_move(runtime, task, advance(task, Event.LOST, now_ms), Event.LOST)
+    return len(lost)
+
+
+async def sweep_requests(runtime: Runtime) -> int:
+    """Replace stored requests past their retention by their hashes; return how many."""
+    expired = await runtime.db.read(
+        requests.find_expired, runtime.clock.now_ms(), _ROWS_PER_SWEEP_MAX
+    )
+    await hash_requests(runtime, expired)
+    return len(expired)
+
+
+async def hash_requests(runtime: Runtime, stored: Sequence[StoredRequest]) -> None:
+    """Replace requests by their hashes, for good."""
+    hashed = [
+        replace(row, body=dump_request(hash_texts(json.loads(row.body))), expires_at_ms=None)
+        for row in stored
+    ]
+    await runtime.db.write(requests.replace_bodies, hashed)
+    for row in hashed:
+        runtime.status_cache.drop(row.task_id)
+
+
+async def measure_tasks(runtime: Runtime) -> None:
+    """Bring the gauges of unfinished tasks up to date."""
+    counts = await runtime.db.read(tasks.count_unfinished)
+    runtime.metrics.tasks.values = {(state.value,): count for state, count in counts.items()}
+    unknown = [count for state, count in counts.items() if state.value == "unknown"]
+    runtime.metrics.unknown_tasks.set(sum(unknown))

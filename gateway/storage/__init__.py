@@ -1,0 +1,1 @@
+"""Query functions, one a transaction, and the two engines that run them."""

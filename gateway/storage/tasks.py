@@ -1,0 +1,372 @@
+"""Tasks. Their state moves by `apply_transition` alone: a compare-and-set on (id, version).
+
+`version` counts every change that a client can see: the moves, and the client's own delete. The
+times of the next look (`claim_due`, `reschedule`) are ours alone and leave it as it is.
+
+Functions that serve a client take its project and have it in the WHERE: a foreign task and an
+unknown one are the same nothing.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from gateway.domain.tasks import (
+    OBSERVED,
+    PUBLIC_STATUS,
+    TERMINAL,
+    Event,
+    JsonObject,
+    Route,
+    Task,
+    TaskError,
+    TaskId,
+    TaskState,
+)
+from gateway.ports import Change, ChangeKind
+from gateway.storage import changes, requests
+from gateway.storage.requests import StoredRequest
+from gateway.storage.schema import task_requests, task_transitions, tasks
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTask:
+    """A task and the JSON text of its normalized request, as it may be echoed."""
+
+    task: Task
+    request_body: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """What a client asks of its list; an empty field asks nothing. `statuses` are public words."""
+
+    since_ms: int
+    statuses: tuple[str, ...] = ()
+    task_ids: tuple[str, ...] = ()
+    model: str | None = None
+    service_tier: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list, and how many tasks the whole list has."""
+
+    total: int
+    items: tuple[StoredTask, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reschedule:
+    """When to look at a task again, as long as it is still at `version`."""
+
+    task_id: str
+    version: int
+    next_poll_at_ms: int | None
+    poll_count: int
+    missing_count: int
+    missing_since_ms: int | None
+
+
+def admit(
+    conn: sa.Connection, task: Task, stored_request: str, request_expires_at_ms: int | None
+) -> None:
+    """Record a new task, its request and its first row of history."""
+    conn.execute(sa.insert(tasks), _row(task))
+    requests.insert(conn, StoredRequest(task.id, stored_request, request_expires_at_ms))
+    _add_history(conn, task, None, None)
+
+
+def apply_transition(conn: sa.Connection, before: Task, after: Task, event: Event) -> bool:
+    """Move the task from `before` to `after`. False, and nothing is written, if it has moved on."""
+    moved = conn.execute(
+        sa.update(tasks)
+        .where(tasks.c.id == before.id, tasks.c.version == before.version)
+        .values(_moving(after))
+    )
+    if moved.rowcount == 0:
+        return False
+    _add_history(conn, after, before.state, event)
+    _report(conn, after.id, after.version)
+    return True
+
+
+def find_owned(conn: sa.Connection, project_id: str, task_id: str) -> StoredTask | None:
+    """Return the project's task, unless its client deleted it or never got its id."""
+    return _find(conn, tasks.c.id == task_id, *_visible_to(project_id))
+
+
+def find(conn: sa.Connection, task_id: str) -> StoredTask | None:
+    """Return any task, whosever and whatever it is: for operators and our own loops."""
+    return _find(conn, tasks.c.id == task_id)
+
+
+def page_owned(
+    conn: sa.Connection, project_id: str, chosen: TaskFilter, offset: int, limit: int
+) -> Page:
+    """Return one page of the project's visible tasks, newest first."""
+    conditions = [*_visible_to(project_id), *_conditions(chosen)]
+    total = conn.execute(sa.select(sa.func.count()).select_from(tasks).where(*conditions))
+    rows = conn.execute(
+        _stored().where(*conditions).order_by(*_newest()).offset(offset).limit(limit)
+    )
+    return Page(total.scalar_one(), tuple(_stored_task(row) for row in rows))
+
+
+def hide(conn: sa.Connection, project_id: str, task_id: str, at_ms: int) -> bool:
+    """Take an ended task out of its client's view. False if there is none to take."""
+    hidden = conn.execute(
+        sa.update(tasks)
+        .where(tasks.c.id == task_id, tasks.c.state.in_(sorted(TERMINAL)), *_visible_to(project_id))
+        .values(deleted_at_ms=at_ms, version=tasks.c.version + 1)
+        .returning(tasks.c.version)
+    ).scalar_one_or_none()
+    if hidden is None:
+        return False
+    _report(conn, task_id, hidden)
+    return True
+
+
+def next_due_at(conn: sa.Connection, upstream: str, credential: str) -> int | None:
+    """Return when the next look of this credential is due, or None if it has no task to follow."""
+    return conn.execute(
+        sa.select(sa.func.min(tasks.c.next_poll_at_ms)).where(*_followed(upstream, credential))
+    ).scalar_one()
+
+
+def claim_due(
+    conn: sa.Connection,
+    upstream: str,
+    credential: str,
+    *,
+    now_ms: int,
+    lease_until_ms: int,
+    limit: int,
+) -> Sequence[Task]:
+    """Lease up to `limit` of the credential's tasks whose look is due, the longest due first.
+
+    No two callers get the same task before the lease ends: it is the next look's new time.
+    """
+    due = (
+        sa.select(tasks.c.id)
+        .where(*_followed(upstream, credential), tasks.c.next_poll_at_ms <= now_ms)
+        .order_by(tasks.c.next_poll_at_ms)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    rows = conn.execute(
+        sa.update(tasks)
+        .where(tasks.c.id.in_(sa.select(due.c.id)))
+        .values(next_poll_at_ms=lease_until_ms)
+        .returning(tasks)
+    )
+    return [_task(row) for row in rows]
+
+
+def reschedule(conn: sa.Connection, looks: Sequence[Reschedule]) -> None:
+    """Set when to look at each task again; one that has moved on meanwhile is left alone."""
+    if not looks:
+        return
+    conn.execute(
+        sa.update(tasks)
+        .where(tasks.c.id == sa.bindparam("task_id"), tasks.c.version == sa.bindparam("at_version"))
+        .values(
+            next_poll_at_ms=sa.bindparam("next_poll_at_ms"),
+            poll_count=sa.bindparam("poll_count"),
+            missing_count=sa.bindparam("missing_count"),
+            missing_since_ms=sa.bindparam("missing_since_ms"),
+        ),
+        # In the order of ids, so that two pollers lock shared rows in the same order.
+        [
+            {
+                "task_id": look.task_id,
+                "at_version": look.version,
+                "next_poll_at_ms": look.next_poll_at_ms,
+                "poll_count": look.poll_count,
+                "missing_count": look.missing_count,
+                "missing_since_ms": look.missing_since_ms,
+            }
+            for look in sorted(looks, key=lambda look: look.task_id)
+        ],
+    )
+
+
+def find_lost(conn: sa.Connection, now_ms: int, limit: int) -> Sequence[Task]:
+    """Return tasks still reserved past their submit deadline, the longest first."""
+    rows = conn.execute(
+        sa.select(tasks)
+        .where(tasks.c.state == TaskState.RESERVED.value, tasks.c.submit_deadline_at_ms <= now_ms)
+        .order_by(tasks.c.submit_deadline_at_ms)
+        .limit(limit)
+    )
+    return [_task(row) for row in rows]
+
+
+def count_unfinished(conn: sa.Connection) -> Mapping[TaskState, int]:
+    """Return how many tasks are in each state that is not the end, 0 where there is none."""
+    unfinished = sorted(set(TaskState) - TERMINAL)
+    rows = conn.execute(
+        sa.select(tasks.c.state, sa.func.count())
+        .where(tasks.c.state.in_(unfinished))
+        .group_by(tasks.c.state)
+    )
+    return dict.fromkeys(unfinished, 0) | {TaskState(state): count for state, count in rows}
+
+
+def list_all(
+    conn: sa.Connection,
+    limit: int,
+    *,
+    project_id: str | None = None,
+    state: TaskState | None = None,
+    since_ms: int = 0,
+) -> Sequence[Task]:
+    """Return the newest tasks of all projects or one, hidden ones too: for operators."""
+    chosen = sa.select(tasks).where(tasks.c.created_at_ms >= since_ms)
+    if project_id is not None:
+        chosen = chosen.where(tasks.c.project_id == project_id)
+    if state is not None:
+        chosen = chosen.where(tasks.c.state == state.value)
+    return [_task(row) for row in conn.execute(chosen.order_by(*_newest()).limit(limit))]
+
+
+def _visible_to(project_id: str) -> Sequence[sa.ColumnElement[bool]]:
+    return (
+        tasks.c.project_id == project_id,
+        tasks.c.deleted_at_ms.is_(None),
+        tasks.c.state != TaskState.REJECTED.value,
+    )
+
+
+def _followed(upstream: str, credential: str) -> Sequence[sa.ColumnElement[bool]]:
+    return (
+        tasks.c.upstream == upstream,
+        tasks.c.credential == credential,
+        tasks.c.state.in_(sorted(OBSERVED)),
+        tasks.c.next_poll_at_ms.is_not(None),
+    )
+
+
+def _conditions(chosen: TaskFilter) -> Sequence[sa.ColumnElement[bool]]:
+    conditions: list[sa.ColumnElement[bool]] = [tasks.c.created_at_ms >= chosen.since_ms]
+    if chosen.statuses:
+        states = [state for state, word in PUBLIC_STATUS.items() if word in chosen.statuses]
+        conditions.append(tasks.c.state.in_(sorted(states)))
+    if chosen.task_ids:
+        conditions.append(tasks.c.id.in_(chosen.task_ids))
+    if chosen.model is not None:
+        conditions.append(tasks.c.model == chosen.model)
+    if chosen.service_tier is not None:
+        conditions.append(tasks.c.service_tier == chosen.service_tier)
+    return conditions
+
+
+def _newest() -> Sequence[sa.ColumnElement[Any]]:
+    return (tasks.c.created_at_ms.desc(), tasks.c.id.desc())
+
+
+def _stored() -> sa.Select[Any]:
+    body = task_requests.c.body.label("request_body")
+    return sa.select(tasks, body).outerjoin(task_requests, task_requests.c.task_id == tasks.c.id)
+
+
+def _find(conn: sa.Connection, *conditions: sa.ColumnElement[bool]) -> StoredTask | None:
+    row = conn.execute(_stored().where(*conditions)).one_or_none()
+    return None if row is None else _stored_task(row)
+
+
+def _add_history(
+    conn: sa.Connection, task: Task, from_state: TaskState | None, event: Event | None
+) -> None:
+    conn.execute(
+        sa.insert(task_transitions),
+        {
+            "task_id": task.id,
+            "version": task.version,
+            "from_state": from_state,
+            "to_state": task.state,
+            "event": event,
+            "at_ms": task.updated_at_ms,
+        },
+    )
+
+
+def _report(conn: sa.Connection, task_id: str, version: int) -> None:
+    changes.emit(conn, Change(ChangeKind.TASK, task_id, version))
+
+
+def _row(task: Task) -> dict[str, object]:
+    return {
+        "id": task.id,
+        "project_id": task.project_id,
+        "key_id": task.key_id,
+        "model": task.model,
+        "family": task.family,
+        "upstream": task.route.upstream,
+        "credential": task.route.credential,
+        "deployment": task.route.deployment,
+        "created_at_ms": task.created_at_ms,
+        "submit_deadline_at_ms": task.submit_deadline_at_ms,
+        "service_tier": task.service_tier,
+        **_moving(task),
+    }
+
+
+def _moving(task: Task) -> dict[str, object]:
+    """Return the columns that a move may change."""
+    error = task.error
+    return {
+        "state": task.state,
+        "version": task.version,
+        "updated_at_ms": task.updated_at_ms,
+        "expires_at_ms": task.expires_at_ms,
+        "upstream_task_id": task.upstream_task_id,
+        "upstream_request_id": task.upstream_request_id,
+        "fields": _dump(task.fields),
+        "error": None if error is None else _dump({"code": error.code, "message": error.message}),
+        "next_poll_at_ms": task.next_poll_at_ms,
+        "poll_count": task.poll_count,
+        "missing_count": task.missing_count,
+        "missing_since_ms": task.missing_since_ms,
+        "deleted_at_ms": task.deleted_at_ms,
+    }
+
+
+def _dump(fields: JsonObject | None) -> str | None:
+    # ASCII only: whatever characters an upstream sends, NUL and lone surrogates too, are storable.
+    return None if fields is None else json.dumps(fields, separators=(",", ":"))
+
+
+def _stored_task(row: sa.Row[Any]) -> StoredTask:
+    return StoredTask(_task(row), row.request_body)
+
+
+def _task(row: sa.Row[Any]) -> Task:
+    return Task(
+        id=TaskId(row.id),
+        project_id=row.project_id,
+        key_id=row.key_id,
+        model=row.model,
+        family=row.family,
+        route=Route(row.upstream, row.credential, row.deployment),
+        state=TaskState(row.state),
+        version=row.version,
+        created_at_ms=row.created_at_ms,
+        updated_at_ms=row.updated_at_ms,
+        submit_deadline_at_ms=row.submit_deadline_at_ms,
+        expires_at_ms=row.expires_at_ms,
+        service_tier=row.service_tier,
+        upstream_task_id=row.upstream_task_id,
+        upstream_request_id=row.upstream_request_id,
+        fields=None if row.fields is None else json.loads(row.fields),
+        error=None if row.error is None else TaskError(**json.loads(row.error)),
+        next_poll_at_ms=row.next_poll_at_ms,
+        poll_count=row.poll_count,
+        missing_count=row.missing_count,
+        missing_since_ms=row.missing_since_ms,
+        deleted_at_ms=row.deleted_at_ms,
+    )

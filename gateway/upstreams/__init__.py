@@ -1,0 +1,1 @@
+"""Adapters to providers: one HTTP client, one module a dialect."""

@@ -1,0 +1,70 @@
+import io
+import json
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.observability.logging import mask, open_logger
+from gateway.observability.metrics import Metrics
+
+KEY = "sg_live_" + "Ab1" * 20 + "x"
+
+
+def logged(**fields: object) -> dict[str, object]:
+    stream = io.StringIO()
+    open_logger("info", "json", stream).info("task.state_changed", **fields)
+    line: dict[str, object] = json.loads(stream.getvalue())
+    return line
+
+
+def test_a_line_is_one_json_object_whatever_a_client_sends() -> None:
+    assert logged(model='a"\n{"event": "forged"}')["model"] == 'a"\n{"event": "forged"}'
+
+
+def test_secrets_are_masked_even_if_somebody_logs_them() -> None:
+    line = json.dumps(logged(a=KEY, b="Bearer abc.def", c="https://h/v.mp4?sig=SECRET&e=1"))
+
+    assert "Ab1Ab1" not in line
+    assert "abc.def" not in line
+    assert "SECRET" not in line
+
+
+def test_long_texts_are_capped() -> None:
+    assert len(mask("a" * 10_000)) < 2100
+
+
+def test_an_exception_is_logged_without_its_message_and_locals() -> None:
+    stream = io.StringIO()
+    log = open_logger("info", "json", stream)
+    secret = "prompt-of-a-client"
+    try:
+        int(secret)
+    except ValueError as error:
+        log.exception("http.request_failed", exc_info=error)
+
+    line = json.loads(stream.getvalue())
+    assert secret not in stream.getvalue()
+    assert line["error"] == "ValueError"
+    assert "test_observability.py" in line["trace"]
+
+
+def test_every_metric_has_our_prefix_and_parses() -> None:
+    metrics = Metrics()
+    metrics.http_requests.add("/seedance/generations", "POST", "200")
+    metrics.http_request_duration.observe(0.02, "/seedance/generations")
+    metrics.http_request_duration.observe(1000, "/seedance/generations")
+    metrics.tasks.set(3, "queued")
+
+    families = {f.name: f for f in text_string_to_metric_families(metrics.render().decode())}
+
+    ours = {name for name in families if not name.startswith(("process_", "python_"))}
+    assert ours
+    assert all(name.startswith("gateway_") for name in ours)
+    samples = {
+        (s.name, s.labels.get("le")): s.value
+        for s in families["gateway_http_request_duration_seconds"].samples
+    }
+    assert samples["gateway_http_request_duration_seconds_count", None] == 2
+    assert samples["gateway_http_request_duration_seconds_bucket", "0.01"] == 0
+    assert samples["gateway_http_request_duration_seconds_bucket", "0.025"] == 1
+    assert samples["gateway_http_request_duration_seconds_bucket", "+Inf"] == 2
+    assert families["gateway_tasks"].samples[0].value == 3
