@@ -5,40 +5,64 @@ Precedence: environment, then file, then the defaults below. `GATEWAY_SERVER__PO
 names are refused. `docs/configuration.md` lists every setting; a test compares the two.
 """
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from gateway.domain.keys import PEPPER_BYTES_MIN
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 Count = Annotated[int, Field(gt=0)]
+EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+_EXAMPLE_WORDS: Final = ("change", "example", "secret", "password", "pepper", "0123456789")
+_DISTINCT_CHARS_MIN: Final = 6
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
 
 class ServerConfig(Section):
     """Where and how the gateway listens."""
 
-    host: str = "127.0.0.1"
-    port: Port = 8080
+    host: str = Field(
+        default="127.0.0.1", description="Address of the public listener; 0.0.0.0 in a container."
+    )
+    port: Port = Field(default=8080, description="Port of the public listener; 0 takes a free one.")
     metrics_host: str | None = Field(
         default=None, description="Address of the metrics listener; the same as host if not set."
     )
-    metrics_port: Port = 9090
+    metrics_port: Port = Field(
+        default=9090, description="Port of the metrics listener; 0 takes a free one."
+    )
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="Host names answered to; empty answers to any."
     )
-    body_bytes_max: Count = 64 * 1024 * 1024
-    body_deadline_s: Seconds = 30.0
-    body_rate_bytes_s_min: Count = 128 * 1024
+    body_bytes_max: Count = Field(
+        default=64 * 1024 * 1024, description="Largest request body; a larger one gets 413."
+    )
+    body_deadline_s: Seconds = Field(
+        default=30.0,
+        description="Time that a body has to arrive, beside its size at body_rate_bytes_s_min.",
+    )
+    body_rate_bytes_s_min: Count = Field(
+        default=128 * 1024,
+        description="Slowest rate at which a body may arrive, in bytes per second.",
+    )
     body_inline_bytes_max: Count = Field(
         default=1024 * 1024, description="Larger bodies are parsed off the event loop."
     )
-    body_parse_concurrency_max: Count = 2
+    body_parse_concurrency_max: Count = Field(
+        default=2, description="Large bodies being parsed at once."
+    )
     body_concurrency_max: Count = Field(
         default=64, description="Bodies being received at once; more get 503."
     )
@@ -46,20 +70,27 @@ class ServerConfig(Section):
         default=256 * 1024 * 1024,
         description="Bytes of all bodies held at once; a body that passes it gets 503.",
     )
-    head_timeout_s: Seconds = 50.0
-    head_bytes_max: Count = 32 * 1024
-    headers_count_max: Count = 100
-    path_bytes_max: Count = 1024
+    head_timeout_s: Seconds = Field(
+        default=50.0, description="Time that a request's head has to arrive."
+    )
+    head_bytes_max: Count = Field(default=32 * 1024, description="Largest head of a request.")
+    headers_count_max: Count = Field(default=100, description="Most header lines of a request.")
+    path_bytes_max: Count = Field(default=1024, description="Longest path of a request.")
     query_bytes_max: Count = Field(
         default=30 * 1024, description="Room for 500 repeated filter.task_ids."
     )
-    connections_max: Count = 1024
+    connections_max: Count = Field(
+        default=1024, description="Connections served at once; more wait to be accepted."
+    )
     drain_delay_s: Annotated[float, Field(ge=0, le=300)] = Field(
         default=0.0,
         description="How long a stop goes on serving reads, not ready, before it closes the port.",
     )
-    submit_message: str = "Seedance Video Generation - Submit"
-    docs: bool = True
+    submit_message: str = Field(
+        default="Seedance Video Generation - Submit",
+        description="Text of `message` in the answers of the seedance surface.",
+    )
+    docs: bool = Field(default=True, description="Whether /docs and /openapi.json are served.")
 
 
 class AuthConfig(Section):
@@ -71,15 +102,28 @@ class AuthConfig(Section):
     cache_s: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.9, description="A revocation is effective after this time at the latest."
     )
-    cache_keys_max: Count = 10_000
+    cache_keys_max: Count = Field(default=10_000, description="Looked-up keys kept in memory.")
+
+    @field_validator("pepper")
+    @classmethod
+    def _is_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _refuse_weak(value.get_secret_value())
+        return value
 
 
 class CredentialConfig(Section):
     """A secret that we present to an upstream, by reference."""
 
-    name: Name = "default"
-    env: str | None = None
-    file: Path | None = None
+    name: Name = Field(
+        default="default", description="Name in logs, metrics and tasks; never the secret."
+    )
+    env: EnvName | None = Field(
+        default=None, description="Environment variable that holds the secret."
+    )
+    file: Path | None = Field(
+        default=None, description="File that holds the secret; better than env."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "CredentialConfig":
@@ -92,16 +136,30 @@ class CredentialConfig(Section):
 class UpstreamConfig(Section):
     """A provider endpoint that we forward to."""
 
-    name: Name
-    dialect: Literal["ark", "seedance"] = "ark"
-    base_url: str
-    region: str = ""
-    credentials: Annotated[tuple[CredentialConfig, ...], Field(min_length=1)]
+    name: Name = Field(
+        description="Name in logs, metrics and tasks. Tasks stay pinned to it: rename never."
+    )
+    dialect: Literal["ark", "seedance"] = Field(
+        default="ark",
+        description="ark: the vendor's own API; seedance: resellers with the documented contract.",
+    )
+    base_url: str = Field(
+        description="Where its API begins, such as https://ark.cn-beijing.volces.com/api/v3."
+    )
+    region: str = Field(default="", description="Free text for reports.")
+    credentials: Annotated[tuple[CredentialConfig, ...], Field(min_length=1)] = Field(
+        description="Secrets presented to it, the preferred one first."
+    )
     models: dict[str, str] = Field(
         default_factory=dict, description="Public model name to the upstream's name of it."
     )
-    proxy: str | None = None
-    ca_file: Path | None = None
+    proxy: str | None = Field(
+        default=None,
+        description="HTTP proxy to reach it by; the environment's proxies are never used.",
+    )
+    ca_file: Path | None = Field(
+        default=None, description="PEM file of the authority to trust, instead of the system's."
+    )
     definite_5xx: bool = Field(
         default=False,
         description="Take a complete 5xx with the vendor's error object for a definite no.",
@@ -112,19 +170,36 @@ class UpstreamConfig(Section):
     supports_cancel: bool | None = Field(
         default=None, description="Whether tasks can be cancelled; by dialect if not set."
     )
-    connect_timeout_s: Seconds = 5.0
-    write_timeout_s: Seconds = 60.0
-    answer_timeout_s: Seconds = 600.0
+    connect_timeout_s: Seconds = Field(default=5.0, description="Time to connect, TLS included.")
+    write_timeout_s: Seconds = Field(
+        default=60.0, description="Longest pause without progress while a request is sent."
+    )
+    answer_timeout_s: Seconds = Field(
+        default=600.0, description="Time to answer a submit; the vendor fetches media first."
+    )
     read_timeout_s: Seconds = Field(default=20.0, description="For status, list and cancel.")
-    answer_bytes_max: Count = 4 * 1024 * 1024
-    connections_max: Count = 256
-    get_per_s_max: Annotated[float, Field(gt=0)] = 20.0
-    list_per_s_max: Annotated[float, Field(gt=0)] = 1.0
+    answer_bytes_max: Count = Field(
+        default=4 * 1024 * 1024, description="Largest answer that is read."
+    )
+    connections_max: Count = Field(default=256, description="Connections to it at once.")
+    get_per_s_max: Annotated[float, Field(gt=0)] = Field(
+        default=20.0,
+        description="Reads of single tasks per second and credential: the vendor's budget.",
+    )
+    list_per_s_max: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="List calls per second and credential: the vendor's budget."
+    )
 
     @property
     def submit_s_max(self) -> float:
         """The longest that one submit can take."""
         return self.connect_timeout_s + self.write_timeout_s + self.answer_timeout_s
+
+    @field_validator("credentials")
+    @classmethod
+    def _has_own_names(cls, value: tuple[CredentialConfig, ...]) -> tuple[CredentialConfig, ...]:
+        _refuse_twins([credential.name for credential in value])
+        return value
 
     @field_validator("base_url")
     @classmethod
@@ -147,81 +222,173 @@ class ModelsConfig(Section):
 
 
 class ValidationConfig(Section):
-    mode: Literal["enforce", "warn"] = "enforce"
-    unknown_fields: Literal["forward", "reject"] = "forward"
-    unknown_fields_count_max: Count = 32
-    unknown_fields_bytes_max: Count = 16 * 1024
-    content_items_max: Count = 64
-    text_chars_max: Count = 20_000
-    url_chars_max: Count = 4096
-    data_uri_bytes_max: Count = 48 * 1024 * 1024
+    """What of a request is checked, and how large its parts may be."""
+
+    mode: Literal["enforce", "warn"] = Field(
+        default="enforce",
+        description="warn forwards what breaks per-model rules, with X-Gateway-Warning.",
+    )
+    unknown_fields: Literal["forward", "reject"] = Field(
+        default="forward", description="What becomes of top-level body fields that we do not know."
+    )
+    unknown_fields_count_max: Count = Field(
+        default=32, description="Most unknown fields of a body."
+    )
+    unknown_fields_bytes_max: Count = Field(
+        default=16 * 1024, description="Largest size of all unknown fields, as JSON."
+    )
+    content_items_max: Count = Field(default=64, description="Most items of content.")
+    text_chars_max: Count = Field(default=20_000, description="Longest text item.")
+    url_chars_max: Count = Field(default=4096, description="Longest media URL.")
+    image_bytes_max: Count = Field(
+        default=30 * 1024 * 1024, description="Of one image given as a data URI, decoded."
+    )
+    audio_bytes_max: Count = Field(
+        default=15 * 1024 * 1024, description="Of one sound given as a data URI, decoded."
+    )
 
 
 class SubmitConfig(Section):
+    """How the paid POST is sent."""
+
     client_wait_s: Seconds = Field(
         default=50.0, description="After this time the client gets its id without an answer."
     )
-    not_sent_retries_max: Annotated[int, Field(ge=0, le=5)] = 2
-    in_flight_max: Count = 512
-    default_expiry_s: Annotated[int, Field(ge=3600, le=259_200)] = 172_800
+    not_sent_retries_max: Annotated[int, Field(ge=0, le=5)] = Field(
+        default=2, description="Repeats of a submit of which provably no byte left."
+    )
+    in_flight_max: Count = Field(
+        default=512, description="Submits in progress at once; more get 503."
+    )
+    default_expiry_s: Annotated[int, Field(ge=3600, le=259_200)] = Field(
+        default=172_800,
+        description="The upstream's expiry of a task that does not set execution_expires_after.",
+    )
 
 
 class ObserverConfig(Section):
     """How the observer follows tasks. Intervals are divided by `time_scale`."""
 
-    tick_s: Seconds = 0.25
-    interval_s_min: Seconds = 3.0
-    interval_s_max: Seconds = 60.0
-    jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    tick_s: Seconds = Field(default=0.25, description="Pause between two looks for due tasks.")
+    interval_s_min: Seconds = Field(
+        default=3.0, description="Shortest time between two looks at a task."
+    )
+    interval_s_max: Seconds = Field(
+        default=60.0, description="Longest time between two looks at a task."
+    )
+    jitter: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        default=0.1, description="Share of an interval that is random."
+    )
     batch_from: Count = Field(
         default=20, description="From this many due tasks of one credential on, list is used."
     )
-    batch_size_max: Annotated[int, Field(ge=1, le=500)] = 100
-    claim_count_max: Count = 500
-    lease_s: Seconds = 60.0
-    missing_s_min: Seconds = 600.0
-    missing_count_min: Count = 3
-    time_scale: Annotated[float, Field(gt=0, le=10_000)] = 1.0
+    batch_size_max: Annotated[int, Field(ge=1, le=500)] = Field(
+        default=100, description="Most tasks asked for by one list call."
+    )
+    claim_count_max: Count = Field(default=500, description="Most due tasks taken at once.")
+    lease_s: Seconds = Field(
+        default=60.0, description="Time that a claimed task is left to its process."
+    )
+    missing_s_min: Seconds = Field(
+        default=600.0,
+        description="A task that its upstream denies fails after this time at the earliest,",
+    )
+    missing_count_min: Count = Field(
+        default=3, description="and after this many reads that deny it."
+    )
+    time_scale: Annotated[float, Field(gt=0, le=10_000)] = Field(
+        default=1.0, description="Speed of a simulated upstream; 1 for a real one."
+    )
 
 
 class StatusConfig(Section):
-    cache_entries_max: Count = 100_000
-    cache_age_s_max: Seconds = 60.0
-    wait_s_max: Annotated[float, Field(gt=0, le=60)] = 60.0
-    waiters_max: Count = 10_000
-    page_size_max: Annotated[int, Field(ge=1, le=500)] = 500
+    """How status reads and lists are answered."""
+
+    cache_entries_max: Count = Field(
+        default=100_000, description="Tasks whose answers are kept ready in memory."
+    )
+    cache_age_s_max: Seconds = Field(default=60.0, description="Oldest answer given from memory.")
+    wait_s_max: Annotated[float, Field(gt=0, le=60)] = Field(
+        default=60.0, description="Longest wait that a status read may ask for."
+    )
+    waiters_max: Count = Field(
+        default=10_000, description="Status reads waiting at once; more are answered at once."
+    )
+    page_size_max: Annotated[int, Field(ge=1, le=500)] = Field(
+        default=500, description="Largest page of a list."
+    )
 
 
 class StorageConfig(Section):
+    """The database: SQLite in the data folder, or PostgreSQL."""
+
     url: SecretStr | None = Field(
         default=None,
         description="postgresql://user:password@host/name; SQLite in the data folder if not set.",
     )
-    readers_count: Annotated[int, Field(ge=1, le=64)] = 4
-    queue_count_max: Count = 4096
-    statement_timeout_s: Seconds = 10.0
-    lock_timeout_s: Seconds = 5.0
+    readers_count: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=4, description="Reader threads (SQLite) or connections (PostgreSQL)."
+    )
+    queue_count_max: Count = Field(
+        default=4096, description="Transactions waiting at once; more get 503."
+    )
+    statement_timeout_s: Seconds = Field(
+        default=10.0, description="Longest run of a statement (PostgreSQL)."
+    )
+    lock_timeout_s: Seconds = Field(
+        default=5.0, description="Longest wait for a lock of another process."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_postgresql(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith("postgresql://"):
+            message = "must begin with postgresql://; leave it out for SQLite in the data folder"
+            raise ValueError(message)
+        return value
 
 
 class RetentionConfig(Section):
+    """How long what clients sent is kept."""
+
     request_days: Annotated[int, Field(ge=0, le=3650)] = Field(
         default=7, description="0 keeps no request on disk: the echo shows hashes."
     )
 
 
 class FinanceConfig(Section):
+    """What finance counts by."""
+
     timezone: str = Field(default="UTC", description="Days and months of reports and budgets.")
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        try:
+            return value if value == "UTC" else ZoneInfo(value).key
+        except (ValueError, OSError, KeyError):
+            message = "is not a time zone of this system, such as UTC or Asia/Singapore"
+            raise ValueError(message) from None
 
 
 class TelemetryConfig(Section):
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["auto", "json", "console"] = "auto"
+    """Logs."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe event that is logged."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto: readable on a terminal, else JSON lines. On stderr."
+    )
 
 
 class Config(Section):
     """Everything that can be set."""
 
-    data_dir: Path = Path(".data")
+    data_dir: Path = Field(
+        default=Path(".data"),
+        description="Folder of the database, the pepper and the sandbox's files.",
+    )
     bootstrap_key: SecretStr | None = Field(
         default=None, description="A key installed for project `default` at first start."
     )
@@ -238,9 +405,32 @@ class Config(Section):
     finance: FinanceConfig = FinanceConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
 
+    @field_validator("upstreams")
+    @classmethod
+    def _has_own_names(cls, value: tuple[UpstreamConfig, ...]) -> tuple[UpstreamConfig, ...]:
+        _refuse_twins([upstream.name for upstream in value])
+        return value
+
     def upstream(self, name: str) -> UpstreamConfig:
         """Return the upstream of that name; KeyError if there is none."""
         for upstream in self.upstreams:
             if upstream.name == name:
                 return upstream
         raise KeyError(name)
+
+
+def _refuse_twins(names: list[str]) -> None:
+    twins = [name for name, count in Counter(names).items() if count > 1]
+    if twins:
+        raise ValueError(f"the name {twins[0]!r} is given twice")
+
+
+def _refuse_weak(secret: str) -> None:
+    """Refuse what nobody drew at random, without telling any of it."""
+    if len(secret.encode()) < PEPPER_BYTES_MIN:
+        raise ValueError(f"is too short: {PEPPER_BYTES_MIN} bytes at least")
+    if len(set(secret)) < _DISTINCT_CHARS_MIN or any(
+        word in secret.lower() for word in _EXAMPLE_WORDS
+    ):
+        message = "is an example or has next to no entropy; `openssl rand -hex 32` makes one"
+        raise ValueError(message)

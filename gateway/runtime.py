@@ -14,8 +14,9 @@ from pydantic import SecretStr
 from gateway.background import Background
 from gateway.clock import SystemClock
 from gateway.config import Config, CredentialConfig, UpstreamConfig
+from gateway.domain.catalog import CatalogError, load_catalog
 from gateway.domain.keys import PEPPER_BYTES_MIN
-from gateway.domain.models import Catalog, load_catalog
+from gateway.domain.models import Catalog
 from gateway.domain.routing import RouteTable, UpstreamRoutes
 from gateway.errors import ConfigurationError
 from gateway.ids import Entropy, IdMaker
@@ -61,9 +62,7 @@ async def open_runtime(
         stack.push_async_callback(database.close)
         upstreams: dict[str, Upstream] = {}
         for upstream_config in config.upstreams if connects_upstreams else ():
-            credentials = read_credentials(
-                upstream_config, os.environ if environ is None else environ
-            )
+            credentials = read_credentials(upstream_config, environ)
             upstream = open_upstream(
                 upstream_config, credentials, clock=clock, on_call=_recorder(metrics)
             )
@@ -139,9 +138,7 @@ def open_pepper(config: Config) -> bytes:
         write_private_file(path, secrets.token_hex(_PEPPER_BYTES))
     pepper = path.read_text().strip().encode()
     if len(pepper) < PEPPER_BYTES_MIN:
-        raise ConfigurationError(
-            f"The file {PEPPER_FILE} in the data folder is too short."
-        )
+        raise ConfigurationError(f"The file {PEPPER_FILE} in the data folder is too short.")
     return pepper
 
 
@@ -149,7 +146,18 @@ def open_catalog(config: Config) -> Catalog:
     """Return the model table: the packaged one, the deployment's files, endpoints and aliases."""
     document = _read_yaml(find_data_file("models.yaml"))
     overrides = [_read_yaml(path) for path in config.models.files]
-    catalog = load_catalog(document, overrides, config.models.endpoints)
+    try:
+        return load_catalog(
+            document,
+            overrides,
+            _find_aliases(config, load_catalog(document, overrides, config.models.endpoints)),
+        )
+    except CatalogError as error:
+        raise ConfigurationError(f"models: {error}") from error
+
+
+def _find_aliases(config: Config, catalog: Catalog) -> Mapping[str, str]:
+    """Return every further name of a model, an endpoint id or an alias, with its family's name."""
     aliases = dict(config.models.endpoints)
     for upstream in config.upstreams:
         for public, deployment in upstream.models.items():
@@ -160,7 +168,7 @@ def open_catalog(config: Config) -> Catalog:
                     "map it in models.endpoints or add it in models.files."
                 )
             aliases.setdefault(public, family.name)
-    return load_catalog(document, overrides, aliases)
+    return aliases
 
 
 def read_credentials(config: UpstreamConfig, environ: Mapping[str, str]) -> Mapping[str, SecretStr]:

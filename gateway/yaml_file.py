@@ -83,13 +83,12 @@ def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _StrictLoader(_SafeLoader):  # type: ignore[misc] - whichever of the two there is
+class _StrictLoader(_SafeLoader):  # type: ignore[misc]  # one of two
     """The safe loader, with the plain words of YAML 1.2, that refuses keys it would lose."""
 
     yaml_implicit_resolvers = _resolvers()
 
-    @override
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> object:
+    def construct_mapping(self, node: yaml.MappingNode, deep: object = None) -> object:
         seen: set[object] = set()
         for key_node, _ in node.value:
             if key_node.tag == _MERGE_TAG:
@@ -103,4 +102,4 @@ class _StrictLoader(_SafeLoader):  # type: ignore[misc] - whichever of the two t
             if problem is not None:
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+        return super().construct_mapping(node, deep=bool(deep))

@@ -11,7 +11,7 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -86,6 +86,21 @@ class Ready:
     key: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A bound port: the address to listen on, its number, and the URL of what listens there."""
+
+    address: str
+    number: int
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    public: Port
+    metrics: Port
+
+
 def run_serve(config: Config, options: ServeOptions, environ: Mapping[str, str]) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code.
 
@@ -109,23 +124,37 @@ async def _serve(config: Config, options: ServeOptions, environ: Mapping[str, st
             config = _with_sandbox(config, sandbox_url, is_ours=options.sandbox)
         if not config.upstreams:
             raise ConfigurationError(_NO_UPSTREAM)
+        ports = stack.enter_context(_reserved_ports(config.server))
         runtime = await stack.enter_async_context(open_runtime(config, environ=environ))
         key = await _prepare(runtime, with_key=sandbox_url is not None)
+        ready = Ready(ports.public.url, f"{ports.metrics.url}/metrics", sandbox_url, key)
         try:
-            async with asyncio.TaskGroup() as group:
-                loops = group.create_task(run_loops(runtime, build_loops(runtime)))
-                async with _listening(runtime) as (url, metrics_url):
-                    _announce(Ready(url, metrics_url, sandbox_url, key), options)
-                    runtime.log.info("server.started", url=url, metrics_url=metrics_url)
-                    await stop.wait()
-                    await _begin_drain(runtime)
-                await runtime.background.drain()
-                loops.cancel()
-        except* Exception:  # noqa: BLE001 - logged by the supervisor; a dead loop ends the process
+            await _run(runtime, ports, stop, lambda: _announce(ready, options))
+        except ExceptionGroup as errors:  # a loop died, and takes the process down
+            runtime.log.exception("server.failed", exc_info=errors)
             return 1
         finally:
             runtime.log.info("server.stopped")
     return 0
+
+
+async def _run(
+    runtime: Runtime, ports: Ports, stop: asyncio.Event, announce: Callable[[], None]
+) -> None:
+    """Run loops and listeners until `stop`; end requests first, then submits, then the loops."""
+    settings = runtime.config.server
+    async with asyncio.TaskGroup() as group:
+        loops = group.create_task(run_loops(runtime, build_loops(runtime)))
+        async with (
+            _listener(create_metrics_app(runtime), settings, ports.metrics),
+            _listener(create_app(runtime), settings, ports.public),
+        ):
+            announce()
+            runtime.log.info("server.started", url=ports.public.url)
+            await stop.wait()
+            await _begin_drain(runtime)
+        await runtime.background.drain()
+        loops.cancel()
 
 
 async def _begin_drain(runtime: Runtime) -> None:
@@ -137,51 +166,45 @@ async def _begin_drain(runtime: Runtime) -> None:
 
 
 @asynccontextmanager
-async def _listening(runtime: Runtime) -> AsyncIterator[tuple[str, str]]:
-    """Answer requests on both listeners; on leaving, end those in progress."""
-    settings = runtime.config.server
-    metrics_host = settings.metrics_host or settings.host
-    async with (
-        _listener(create_metrics_app(runtime), settings, metrics_host, settings.metrics_port) as m,
-        _listener(create_app(runtime), settings, settings.host, settings.port) as url,
-    ):
-        yield url, f"{m}/metrics"
-
-
-@asynccontextmanager
-async def _listener(
-    app: ASGIApp, settings: ServerConfig, host: str, port: int
-) -> AsyncIterator[str]:
-    """Run one server for `app`; give its URL once it answers."""
-    with _reserved_port(host, port) as (address, bound_port):
-        server = Server(
-            app,
-            address=address,
-            port=bound_port,
-            interface=Interfaces.ASGINL,
-            http=HTTPModes.http1,
-            websockets=False,
-            log_enabled=False,
-            backlog=_BACKLOG,
-            backpressure=settings.connections_max,
-            http1_settings=HTTP1Settings(
-                header_read_timeout=int(settings.head_timeout_s * 1000),
-                max_buffer_size=settings.head_bytes_max,
-            ),
-        )
-        async with asyncio.TaskGroup() as group:
-            group.create_task(server.serve())
-            try:
-                await _wait_for_listener(address, bound_port)
-                shown = f"[{host}]" if ":" in host else host
-                yield f"http://{shown}:{bound_port}"
-            finally:
-                server.stop()
+async def _listener(app: ASGIApp, settings: ServerConfig, port: Port) -> AsyncIterator[None]:
+    """Run one server for `app` until left; requests in progress then end first."""
+    server = Server(
+        app,
+        address=port.address,
+        port=port.number,
+        interface=Interfaces.ASGINL,
+        http=HTTPModes.http1,
+        websockets=False,
+        log_enabled=False,
+        backlog=_BACKLOG,
+        backpressure=settings.connections_max,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=int(settings.head_timeout_s * 1000),
+            max_buffer_size=settings.head_bytes_max,
+        ),
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.serve())
+        try:
+            await _wait_for_listener(port)
+            yield
+        finally:
+            server.stop()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _reserved_port(host: str, port: int) -> Iterator[tuple[str, int]]:
-    """Bind, without listening, so that port 0 has a number; give the address and that number.
+def _reserved_ports(settings: ServerConfig) -> Iterator[Ports]:
+    metrics_host = settings.metrics_host or settings.host
+    with (
+        _reserved_port(settings.host, settings.port) as public,
+        _reserved_port(metrics_host, settings.metrics_port) as metrics,
+    ):
+        yield Ports(public, metrics)
+
+
+@contextmanager
+def _reserved_port(host: str, port: int) -> Iterator[Port]:
+    """Bind, without listening, so that port 0 has a number.
 
     The server binds the same port again with SO_REUSEPORT, which would also let two gateways share
     a port unseen: so the first bind is made without it, and fails if the port is taken.
@@ -196,18 +219,20 @@ def _reserved_port(host: str, port: int) -> Iterator[tuple[str, int]]:
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             reserved.bind(where)
-            yield str(where[0]), int(where[1])
+            number = int(where[1])
+            shown = f"[{host}]" if ":" in host else host
+            yield Port(str(where[0]), number, f"http://{shown}:{number}")
     except OSError as error:
         raise ConfigurationError(
             f"Can't listen on {host} port {port}: {error.strerror or error}."
         ) from error
 
 
-async def _wait_for_listener(address: str, port: int) -> None:
+async def _wait_for_listener(port: Port) -> None:
     async with asyncio.timeout(_START_S_MAX):
         while True:
             try:
-                _, writer = await asyncio.open_connection(address, port)
+                _, writer = await asyncio.open_connection(port.address, port.number)
             except OSError:
                 await asyncio.sleep(_START_LOOK_S)
             else:

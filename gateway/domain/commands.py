@@ -20,7 +20,7 @@ Every pattern looks at each character a fixed number of times: time is linear in
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.domain.refusals import refuse
@@ -55,26 +55,28 @@ _READS_LIKE_A_VALUE: Final[Mapping[str, re.Pattern[str]]] = {
     "watermark": _FLAG,
 }
 
-_LONG: Final = "\u2013\u2014\u2015\u2e3a\u2e3b\ufe58"
+_LONG: Final = r"\u2013-\u2015\u2e3a\u2e3b\ufe58"
 _DASH: Final = r"\-\u2010-\u2015\u2212\u2e3a\u2e3b\ufe58\ufe63\uff0d"
 # Characters without width count as white space: they can't hide a command.
 _SPACE: Final = r"\s\u200b-\u200d\u2060\ufeff"
-_WORD_BEGINS: Final = rf"(?<![^{_SPACE}])"
-_INTRODUCER: Final = rf"(?:[{_DASH}]{{2}}|{_WORD_BEGINS}[{_LONG}])"
+# Each alternative looks back at what the first dash stood behind, so that a run is read once.
 _COMMAND: Final = re.compile(
     rf"""
-    (?: (?<![{_DASH}])(?P<run>[{_DASH}]{{2,}}+) | {_WORD_BEGINS}[{_LONG}] )
+    [{_DASH}]
+    (?: (?<![{_DASH}]{{2}}) (?P<run>[{_DASH}]++) | (?<=[{_LONG}])(?<![^{_SPACE}].) )
     (?P<gap>[{_SPACE}]*+)
     (?P<name>(?ai:{"|".join(_NAMES)}))
-    (?= [{_SPACE}=] | {_INTRODUCER} | \Z )
+    (?= [{_SPACE}=] | [{_DASH}]{{2}} | \Z )
     (?: [{_SPACE}]*+ = )?
     [{_SPACE}]*+
-    (?P<value> (?:[{_DASH}](?=[0-9]))?+ (?: (?!{_INTRODUCER}|[{_LONG}])[^{_SPACE}] )*+ )
+    (?P<value>
+      (?: [{_DASH}](?=[0-9]) )?+
+      (?: [^{_SPACE}{_DASH}]++ | (?![{_DASH}]{{2}}|[{_LONG}])[{_DASH}] )*+
+    )
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.DOTALL,
 )
 _LINE_BREAK: Final = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
-_SPACES_BEFORE: Final = re.compile(rf"[{_SPACE}]*+")
 _LEADING_DASH: Final = re.compile(rf"[{_DASH}]")
 _PASSES_MAX: Final = 4
 
@@ -84,7 +86,7 @@ class Command:
     """A parameter set inside a text. `value` is as written, empty if missing."""
 
     parameter: str
-    value: str
+    value: str = field(repr=False)
     spelled: str
     """`--` and the name that the client used, in lower case."""
 
@@ -93,7 +95,7 @@ class Command:
 class LiftedText:
     """A text without its commands, and these in the order of their appearance."""
 
-    prompt: str
+    prompt: str = field(repr=False)
     commands: tuple[Command, ...]
 
 
@@ -115,6 +117,39 @@ def lift_commands(text: str) -> LiftedText:
 
 def _lift_once(text: str) -> tuple[str, list[Command]]:
     commands: list[Command] = []
-    prompt = ""
+    parts: list[str] = []
+    rest_starts = 0
+    for match in _COMMAND.finditer(text):
+        name, value = match["name"].lower(), match["value"]
+        parameter = _NAMES[name]
+        if _is_doubtful(match) and not _READS_LIKE_A_VALUE[parameter].match(value):
+            continue
+        if _LEADING_DASH.match(value):
+            value = f"-{value[1:]}"
+        commands.append(Command(parameter, value, f"--{name}"))
+        parts.append(text[rest_starts : match.start()])
+        rest_starts = match.end()
+    if not commands:
+        return text, commands
+    return _join([*parts, text[rest_starts:]]), commands
+
+
+def _is_doubtful(match: re.Match[str]) -> bool:
+    return match["run"] is None or _LINE_BREAK.search(match["gap"]) is not None
+
+
+def _join(parts: list[str]) -> str:
+    """Join what stood around commands: by a line break where there was one, else by a space."""
     pieces: list[str] = []
-    return prompt, commands
+    breaks = False
+    for part in parts:
+        body = part.strip()
+        if not body:
+            breaks = breaks or _LINE_BREAK.search(part) is not None
+            continue
+        lead, _, trail = part.partition(body)
+        if pieces:
+            pieces.append("\n" if breaks or _LINE_BREAK.search(lead) else " ")
+        pieces.append(body)
+        breaks = _LINE_BREAK.search(trail) is not None
+    return "".join(pieces)

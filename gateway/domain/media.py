@@ -7,23 +7,27 @@ size and its hash.
 import binascii
 import hashlib
 import re
+from enum import StrEnum
 from typing import Final
 
+from gateway.domain.policy import NormalizePolicy
 from gateway.domain.refusals import refuse
 
 _STEP_CHARS: Final = 1024 * 1024
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,15}):")
 # Control characters and backslashes are where readers of an address disagree. A space in a path is
 # wrong, too, but common, and every fetcher mends it.
-_WEB_ADDRESS: Final = re.compile(r"https?://([^/?#\\\s]+)(?:[/?#][^\\\x00-\x1f\x7f]*+)?\Z", re.I)
+_WEB_ADDRESS: Final = re.compile(r"(?i:https?)://([^/?#\\\s]+)(?:[/?#][^\\\x00-\x1f\x7f]*+)?\Z")
 _HOST: Final = re.compile(r"[^:@]+(?::[0-9]{1,5})?\Z|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?\Z")
 _ASSET: Final = re.compile(r"asset://[A-Za-z0-9][A-Za-z0-9._:-]{0,199}\Z")
 _DATA_HEAD: Final = re.compile(r"data:((image|audio|video)/[a-z0-9][a-z0-9.+-]{0,63});base64,")
 _LINE_BREAKS: Final = b"\r\n"
 
-IMAGE: Final = "image"
-VIDEO: Final = "video"
-AUDIO: Final = "audio"
+
+class MediaKind(StrEnum):
+    IMAGE = "image"
+    VIDEO = "video"
+    AUDIO = "audio"
 
 
 def check_web_address(url: str, param: str, chars_max: int) -> None:
@@ -39,18 +43,20 @@ def check_web_address(url: str, param: str, chars_max: int) -> None:
         raise refuse(param, "the URL's host or port is not valid")
 
 
-def check_media(url: str, kind: str, param: str, *, chars_max: int, data_bytes_max: int) -> str:
+def check_media(url: str, kind: MediaKind, param: str, policy: NormalizePolicy) -> str:
     """Return the form in which the address of an image, video or audio is stored and echoed.
 
     That is `url` itself, but for a data URI `data:<type>;bytes=N;sha256=HEX` of the decoded data.
     Raises InvalidRequest; its message repeats nothing of the address but its scheme.
     """
     if url[:5].lower() == "data:":
-        return _check_data(url, kind, param, data_bytes_max)
+        is_image = kind is MediaKind.IMAGE
+        bytes_max = policy.image_bytes_max if is_image else policy.audio_bytes_max
+        return _check_data(url, kind, param, bytes_max)
     scheme = _SCHEME.match(url)
     match scheme[1].lower() if scheme else "":
         case "http" | "https":
-            check_web_address(url, param, chars_max)
+            check_web_address(url, param, policy.url_chars_max)
         case "asset":
             if not _ASSET.match(url):
                 raise refuse(param, "an asset is given as asset://<id>")
@@ -60,15 +66,15 @@ def check_media(url: str, kind: str, param: str, *, chars_max: int, data_bytes_m
     return url
 
 
-def _allowed_schemes(kind: str) -> str:
+def _allowed_schemes(kind: MediaKind) -> str:
     # The vendor takes no video inside a request.
-    data = "" if kind == VIDEO else f", data:{kind}/<format>;base64,<data>"
+    data = "" if kind is MediaKind.VIDEO else f", data:{kind}/<format>;base64,<data>"
     return f"http, https{data} and asset://<id>"
 
 
-def _check_data(url: str, kind: str, param: str, bytes_max: int) -> str:
+def _check_data(url: str, kind: MediaKind, param: str, bytes_max: int) -> str:
     head = _DATA_HEAD.match(url)
-    if head is None or head[2] != kind or kind == VIDEO:
+    if head is None or head[2] != kind.value or kind is MediaKind.VIDEO:
         problem = f"a data URI of another form is given, allowed are {_allowed_schemes(kind)}"
         raise refuse(param, problem)
     # Four characters carry three bytes: too long is known before anything is decoded.

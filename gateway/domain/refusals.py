@@ -29,6 +29,19 @@ def show(value: object) -> str:
     return cleaned or "an empty text"
 
 
+def describe(value: object) -> str:
+    """Return what kind of value it is, for what must not be repeated: addresses and prompts."""
+    match value:
+        case None | bool() | list() | tuple():
+            return show(value)
+        case str():
+            return "a text"
+        case int() | float():
+            return "a number"
+        case _:
+            return "an object"
+
+
 def join(words: Iterable[str]) -> str:
     return ", ".join(words)
 
@@ -42,3 +55,8 @@ def refuse(param: str, problem: str, *, code: str = "") -> InvalidRequest:
 def refuse_missing(param: str, hint: str = "") -> MissingParameter:
     message = f"the request is missing the required parameter {param}"
     return MissingParameter(f"{message}: {hint}." if hint else f"{message}.", param=param)
+
+
+def refuse_unknown(param: str) -> InvalidRequest:
+    """Return the error for a field that nobody knows, where such fields are refused."""
+    return InvalidRequest(f"the parameter {param} is unknown to this gateway.", param=param)

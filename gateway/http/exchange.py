@@ -41,7 +41,6 @@ class Exchange:
     """What is known of one request. Endpoints fill it in; the middleware logs it at the end."""
 
     __slots__ = (
-        "_send",
         "error_code",
         "headers",
         "is_answered",
@@ -53,6 +52,7 @@ class Exchange:
         "request_id",
         "route",
         "scope",
+        "send",
         "sent_bytes",
         "started_s",
         "status",
@@ -71,7 +71,7 @@ class Exchange:
     ) -> None:
         self.scope = scope
         self.receive = receive
-        self._send = send
+        self.send = send
         self.headers = headers
         """The headers that the gateway reads, by lower-case name; no others are kept."""
         self.method: str = scope["method"]
@@ -114,8 +114,10 @@ class Exchange:
         self.status = answer.status
         self.sent_bytes = len(body)
         self.is_answered = True
-        send = self._send
-        await send(
-            {"type": "http.response.start", "status": answer.status, "headers": headers},
-        )
-        await send({"type": "http.response.body", "body": body})
+        try:
+            await self.send(
+                {"type": "http.response.start", "status": answer.status, "headers": headers}
+            )
+            await self.send({"type": "http.response.body", "body": body})
+        except OSError as error:
+            raise ClientDisconnected from error

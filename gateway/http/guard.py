@@ -12,7 +12,8 @@ from typing import Final
 from starlette.types import Scope
 
 from gateway.config import ServerConfig
-from gateway.errors import InvalidRequest, MethodNotAllowed
+from gateway.errors import InvalidRequest
+from gateway.http.errors import WrongMethod
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE"})
 HEADER_VALUE_BYTES_MAX: Final = 8 * 1024
@@ -72,10 +73,10 @@ class Head:
 def check_head(scope: Scope, head: Head, server: ServerConfig, *, is_any_host: bool) -> None:
     """Refuse what is ambiguous or beyond a limit. `is_any_host` skips the list of host names.
 
-    Raises: MethodNotAllowed, InvalidRequest.
+    Raises: WrongMethod, InvalidRequest.
     """
     if scope["method"] not in METHODS:
-        raise MethodNotAllowed(f"The method is not allowed; allowed are {', '.join(_ALLOW)}.")
+        raise WrongMethod(METHODS)
     if head.wrong:
         raise _bad(head.wrong)
     if head.count > server.headers_count_max:
@@ -111,6 +112,3 @@ def _is_allowed(host: bytes, allowed: tuple[str, ...]) -> bool:
 
 def _bad(problem: str) -> InvalidRequest:
     return InvalidRequest(f"the request head is not valid: {problem}.")
-
-
-_ALLOW: Final = sorted(METHODS)

@@ -31,6 +31,7 @@ EVENTS: Final = frozenset(
         "server.started",
         "server.draining",
         "server.stopped",
+        "server.failed",
     }
 )
 """Every event that the gateway logs."""

@@ -198,9 +198,7 @@ def _check_picture(head: bytes, where: str) -> None:
         raise invalid(where, "the aspect ratio of an image must be 0.4 to 2.5")
 
 
-def _arrange(
-    texts: Sequence[str], media: Sequence[Media], family: Family, model: str
-) -> Content:
+def _arrange(texts: Sequence[str], media: Sequence[Media], family: Family, model: str) -> Content:
     """Judge how the items go together and name the mode."""
     images = [item for item in media if item.kind == "image"]
     videos = [item for item in media if item.kind == "video"]

@@ -38,9 +38,7 @@ def _moderation_codes() -> dict[str, tuple[int, str, str]]:
     return codes
 
 
-_NO_MODEL: Final = (
-    "The model or endpoint {model} does not exist or you do not have access to it."
-)
+_NO_MODEL: Final = "The model or endpoint {model} does not exist or you do not have access to it."
 
 ERRORS: Final[Mapping[str, tuple[int, str, str]]] = MappingProxyType(
     {
@@ -170,8 +168,7 @@ def not_valid_for(param: str, model: str, mode: str) -> VendorError:
     """Return the vendor's 400 about a value that this model does not take in this mode."""
     return VendorError(
         "InvalidParameter",
-        f"the parameter {param} specified in the request is not valid"
-        f" for model {model} in {mode}",
+        f"the parameter {param} specified in the request is not valid for model {model} in {mode}",
         param=param,
     )
 

@@ -7,7 +7,9 @@ from typing import Final
 
 from gateway.sandbox.errors import VendorError, invalid, is_known_code
 
-_TOKEN: Final = re.compile(r"(?<![A-Za-z0-9])sandbox:([a-z0-9-]+)(?:=([A-Za-z0-9._-]*[A-Za-z0-9]))?")
+_TOKEN: Final = re.compile(
+    r"(?<![A-Za-z0-9])sandbox:([a-z0-9-]+)(?:=([A-Za-z0-9._-]*[A-Za-z0-9]))?"
+)
 SECONDS_MAX: Final = 1_000_000.0
 SLOW_400_S: Final = 45.0
 
@@ -71,22 +73,28 @@ def _read_token(name: str, value: str | None) -> dict[str, object]:
         return _read_flag(name)
     if name in _TIMES:
         return {f"{name}_s": _seconds(name, value)}
+    return _read_valued(name, value)
+
+
+def _read_valued(name: str, value: str | None) -> dict[str, object]:
+    found: dict[str, object] = {}
     match name:
         case "error":
-            return {"refusal": _code(name, value)}
+            found["refusal"] = _code(name, value)
         case "fail":
-            return {"failure": _code(name, value or "InternalServiceError")}
+            found["failure"] = _code(name, value or "InternalServiceError")
         case "expire":
             seconds = None if value is None else _seconds(name, value)
-            return {"is_expiring": True, "expire_s": seconds}
+            found |= {"is_expiring": True, "expire_s": seconds}
         case "slow-400":
-            return {"slow_400_s": SLOW_400_S if value is None else _seconds(name, value)}
+            found["slow_400_s"] = SLOW_400_S if value is None else _seconds(name, value)
         case "tokens" if value is not None and value.isascii() and value.isdecimal():
-            return {"tokens": int(value[:15])}
+            found["tokens"] = int(value[:15])
         case "status" if value:
-            return {"word": value[:40]}
+            found["word"] = value[:40]
         case _:
             raise _unknown(name)
+    return found
 
 
 def _read_flag(name: str) -> dict[str, object]:
@@ -118,4 +126,6 @@ def _code(name: str, value: str | None) -> str:
 
 
 def _unknown(name: str) -> VendorError:
-    return invalid("content", f"sandbox:{name} is not a command of the sandbox, or its value is wrong")
+    return invalid(
+        "content", f"sandbox:{name} is not a command of the sandbox, or its value is wrong"
+    )

@@ -78,9 +78,7 @@ def parse_body(raw: bytes) -> dict[str, object]:
             "InvalidParameter", "The request body is not valid: it must be JSON"
         ) from None
     if not isinstance(body, dict):
-        raise VendorError(
-            "InvalidParameter", "The request body is not valid: it must be an object"
-        )
+        raise VendorError("InvalidParameter", "The request body is not valid: it must be an object")
     return body
 
 
@@ -101,9 +99,7 @@ def read_order(
     content = read_content(body.get("content"), family, name)
     case = _Case(family, name, content)
     values = {
-        field: _FIELDS[field](body[field], case)
-        for field in _FIELDS
-        if body.get(field) is not None
+        field: _FIELDS[field](body[field], case) for field in _FIELDS if body.get(field) is not None
     }
     if not content.draft_task_id:
         for field, value in read_commands(content.prompt).items():

@@ -105,4 +105,3 @@ class SandboxSettings:
             if key == name and value:
                 return int(value)
         return default
-

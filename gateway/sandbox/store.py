@@ -133,7 +133,9 @@ class Store:
         return [(str(task_id), int(notified)) for task_id, notified in rows]
 
     def last_ordinal(self) -> int:
-        return int(self._reader.execute("SELECT coalesce(max(ordinal), 0) FROM tasks").fetchone()[0])
+        return int(
+            self._reader.execute("SELECT coalesce(max(ordinal), 0) FROM tasks").fetchone()[0]
+        )
 
     def load_meta(self, key: str) -> str:
         row = self._reader.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -218,4 +220,4 @@ def save_meta(key: str, value: str) -> Statement:
 def read_task(row: Sequence[object]) -> Task:
     """Return the task of a row of `SELECT_TASKS`."""
     *plain, is_deleted, spec = row
-    return Task(*plain, bool(is_deleted), Spec.from_json(str(spec)))  # type: ignore[arg-type]  # STRICT columns have these types
+    return Task(*plain, bool(is_deleted), Spec.from_json(str(spec)))  # type: ignore[arg-type, call-arg]  # STRICT columns have these types

@@ -48,6 +48,8 @@ async def get_project(runtime: Runtime, name: str) -> Project:
     """Return the project of that name or id. Raises NotFound."""
     project = await runtime.db.read(projects.find_by_name, name)
     if project is None:
+        project = await runtime.db.read(projects.find, name)
+    if project is None:
         raise NotFound(f"There is no project {name[:64]!r}.", param="project")
     return project
 

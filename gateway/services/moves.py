@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gateway.domain.requests import strip_media_queries
+from gateway.domain.stored import strip_media_queries
 from gateway.domain.tasks import TERMINAL, Event, Task, TaskState
 from gateway.ports import Runtime
 from gateway.status_cache import Entry

@@ -11,13 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.domain.keys import Principal
-from gateway.domain.requests import (
-    NormalizedRequest,
-    NormalizePolicy,
-    hash_texts,
-    normalize,
-    stored_form,
-)
+from gateway.domain.policy import NormalizePolicy, UnknownFields, Validation
+from gateway.domain.requests import NormalizedRequest, normalize
+from gateway.domain.stored import hash_texts, stored_form
 from gateway.domain.tasks import (
     TERMINAL,
     Event,
@@ -120,6 +116,20 @@ async def cancel_task(runtime: Runtime, principal: Principal, task_id: str) -> N
     the UpstreamFault of a call whose outcome the observer will find out.
     """
     task = (await get_task(runtime, principal, task_id)).task
+    if task.state not in TERMINAL and await cancel_unfinished(runtime, task):
+        return
+    if not await runtime.db.write(
+        tasks.hide, principal.project_id, task.id, runtime.clock.now_ms()
+    ):
+        raise no_such_task(task_id)
+    runtime.status_cache.drop(task.id)
+
+
+async def cancel_unfinished(runtime: Runtime, task: Task) -> bool:
+    """Cancel a queued task; False if a look at it shows that it has ended by itself.
+
+    Raises: what `cancel_task` raises.
+    """
     if task.state is TaskState.QUEUED:
         task = await look_at(runtime, task)
     if task.state in {TaskState.RESERVED, TaskState.UNKNOWN}:
@@ -131,13 +141,9 @@ async def cancel_task(runtime: Runtime, principal: Principal, task_id: str) -> N
     if task.state is TaskState.RUNNING:
         raise _running(task)
     if task.state in TERMINAL:
-        if not await runtime.db.write(
-            tasks.hide, principal.project_id, task.id, runtime.clock.now_ms()
-        ):
-            raise no_such_task(task_id)
-        runtime.status_cache.drop(task.id)
-        return
+        return False
     await _cancel_upstream(runtime, task)
+    return True
 
 
 async def _cancel_upstream(runtime: Runtime, task: Task) -> None:
@@ -170,14 +176,15 @@ def _running(task: Task) -> RunningTaskDeletion:
 def _policy_of(runtime: Runtime) -> NormalizePolicy:
     settings = runtime.config.validation
     return NormalizePolicy(
-        validation=settings.mode,
-        unknown_fields=settings.unknown_fields,
+        validation=Validation(settings.mode),
+        unknown_fields=UnknownFields(settings.unknown_fields),
         unknown_fields_count_max=settings.unknown_fields_count_max,
         unknown_fields_bytes_max=settings.unknown_fields_bytes_max,
         content_items_max=settings.content_items_max,
         text_chars_max=settings.text_chars_max,
         url_chars_max=settings.url_chars_max,
-        data_uri_bytes_max=settings.data_uri_bytes_max,
+        image_bytes_max=settings.image_bytes_max,
+        audio_bytes_max=settings.audio_bytes_max,
     )
 
 
@@ -207,8 +214,8 @@ def _new_task(
     runtime: Runtime, principal: Principal, request: NormalizedRequest, route: Route
 ) -> Task:
     now_ms = runtime.clock.now_ms()
-    expiry_s = request.parameters.get("execution_expires_after")
-    if not isinstance(expiry_s, int):
+    expiry_s = request.parameters.execution_expires_after
+    if expiry_s is None:
         expiry_s = runtime.config.submit.default_expiry_s
     upstream = runtime.config.upstream(route.upstream)
     retries_s = runtime.config.submit.not_sent_retries_max * upstream.connect_timeout_s
@@ -226,7 +233,7 @@ def _new_task(
         updated_at_ms=now_ms,
         submit_deadline_at_ms=now_ms + int(longest_s * 1000),
         expires_at_ms=now_ms + expiry_s * 1000,
-        service_tier=str(request.parameters.get("service_tier", "default")),
+        service_tier=request.parameters.service_tier or "default",
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from gateway.domain.requests import hash_texts
+from gateway.domain.stored import hash_texts
 from gateway.domain.tasks import Event, advance
 from gateway.ports import Runtime
 from gateway.services.moves import dump_request, record_move

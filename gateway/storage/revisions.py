@@ -24,8 +24,8 @@ def read(conn: sa.Connection) -> str | None:
     revision = conn.execute(sa.select(schema.alembic_version.c.version_num)).scalar_one_or_none()
     if revision is not None and revision not in schema.REVISIONS:
         raise ConfigurationError(
-            f"The database has schema revision {revision!r}, which this release does not know; "
-            f"the newest it knows is {schema.REVISIONS[-1]!r}. Start the release that migrated it, or a newer one."
+            f"The database has schema revision {revision!r}, newer than any that this release knows"
+            f" ({schema.REVISIONS[-1]!r} at most): start the release that migrated it."
         )
     return revision
 
@@ -33,17 +33,13 @@ def read(conn: sa.Connection) -> str | None:
 def bring_up_to_date(conn: sa.Connection) -> None:
     """Make or migrate the schema, so that it is the newest we know.
 
-    Raises: ConfigurationError for a newer schema and for tables that are not ours.
+    Raises: ConfigurationError for a newer schema.
     """
     revision = read(conn)
-    if revision == schema.REVISIONS[-1]:
-        return
-    if revision is not None:
-        migrate(conn)
-    elif sa.inspect(conn).get_table_names():
-        raise ConfigurationError("The database holds tables that are not the gateway's.")
-    else:
+    if revision is None:
         schema.create(conn)
+    elif revision != schema.REVISIONS[-1]:
+        migrate(conn)
 
 
 def migrate(conn: sa.Connection) -> None:

@@ -11,7 +11,6 @@ from enum import StrEnum
 from typing import Final
 
 from sqlalchemy import (
-    DDL,
     BigInteger,
     CheckConstraint,
     Column,
@@ -181,7 +180,7 @@ def create(conn: Connection) -> None:
     """Make the newest schema in an empty database and note its revision."""
     metadata.create_all(conn, checkfirst=False)
     for statement in _append_only_ddl(conn.dialect.name):
-        conn.execute(DDL(statement))
+        conn.exec_driver_sql(statement)
     alembic_version.create(conn, checkfirst=False)
     conn.execute(insert(alembic_version), {"version_num": REVISIONS[-1]})
 
@@ -195,9 +194,12 @@ def _append_only_ddl(dialect: str) -> Sequence[str]:
             for table in _APPEND_ONLY
             for verb in ("update", "delete")
         ]
-    return [
+    refuse = (
         "CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION '%% is append-only', TG_TABLE_NAME; END $$",
+        "$$ BEGIN RAISE EXCEPTION '% is append-only', TG_TABLE_NAME; END $$"
+    )
+    return [
+        refuse,
         *(
             f"CREATE TRIGGER {table.name}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE "
             f"ON {table.name} FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"

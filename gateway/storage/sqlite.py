@@ -249,7 +249,8 @@ def _unavailable(cause: Exception) -> StorageUnavailable:
 
 
 def _data_version(conn: sa.Connection) -> int:
-    return conn.exec_driver_sql("PRAGMA data_version").scalar_one()
+    version: int = conn.exec_driver_sql("PRAGMA data_version").scalar_one()
+    return version
 
 
 # --- opening ------------------------------------------------------------------------------------

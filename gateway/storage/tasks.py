@@ -132,9 +132,10 @@ def hide(conn: sa.Connection, project_id: str, task_id: str, at_ms: int) -> bool
 
 def next_due_at(conn: sa.Connection, upstream: str, credential: str) -> int | None:
     """Return when the next look of this credential is due, or None if it has no task to follow."""
-    return conn.execute(
+    due_at_ms: int | None = conn.execute(
         sa.select(sa.func.min(tasks.c.next_poll_at_ms)).where(*_followed(upstream, credential))
     ).scalar_one()
+    return due_at_ms
 
 
 def claim_due(

@@ -1,4 +1,4 @@
-"""The `Upstream` port over HTTP. A dialect gives the paths, the words and the reading of answers."""
+"""The `Upstream` port over HTTP. A dialect adds its paths, its words and its reading of answers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -103,6 +103,8 @@ class HttpUpstream:
             if says_task_gone(answer):
                 return None
             found_id, observation = self._dialect.read_task(read_object(answer))
+            if not observation.status and find_error(answer) is not None:
+                raise UpstreamUnavailable("The upstream answered a read with an error.")
         # Another task's state, from a confused cache, is no news of this one.
         return observation if found_id in {upstream_task_id, ""} else _NO_NEWS
 

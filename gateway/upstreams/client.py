@@ -129,14 +129,15 @@ class UpstreamClient:
         credentials: Mapping[str, SecretStr],
         open_transport: OpenTransport | None = None,
     ) -> None:
-        """Raises ConfigurationError, which never holds a secret, for a setting that is of no use."""
+        """Raises ConfigurationError, which holds no secret, for a setting that is of no use."""
         self._config = config
         self._tasks_url = _parse_url(config.name, tasks_url)
         self._credentials = dict(credentials)
         for name, secret in self._credentials.items():
             if not _is_header_safe(secret.get_secret_value()):
-                raise ValueError(
-                    f"credential {name!r} of upstream {config.name!r} is no header text"
+                raise ConfigurationError(
+                    f"upstreams.{config.name}.credentials.{name}: its value is empty, or holds "
+                    "spaces, line breaks or other characters that no credential has"
                 )
         self._open_transport = open_transport or _transport_opener(config)
         self._reads = self._open_transport()
@@ -312,7 +313,8 @@ def _parse_url(name: str, text: str) -> httpx.URL:
         url = httpx.URL(text)
     except httpx.InvalidURL as exc:
         raise ConfigurationError(f"upstreams.{name}.base_url: is no URL") from exc
-    if url.scheme not in {"http", "https"} or not url.host or url.userinfo or url.fragment:
+    is_plain = not (url.userinfo or url.query or url.fragment) and (url.port or 1) <= 65535
+    if url.scheme not in {"http", "https"} or not url.host or not is_plain:
         raise ConfigurationError(f"upstreams.{name}.base_url: must be http or https, with a host")
     return url
 
@@ -343,7 +345,9 @@ def _parse_proxy(config: UpstreamConfig, context: ssl.SSLContext) -> httpx.Proxy
         # Without its cause: that quotes the URL, which may hold a password.
         raise ConfigurationError(f"upstreams.{config.name}.proxy: is no URL") from None
     if url.scheme not in {"http", "https"} or not url.host:
-        raise ConfigurationError(f"upstreams.{config.name}.proxy: must be http or https, with a host")
+        raise ConfigurationError(
+            f"upstreams.{config.name}.proxy: must be http or https, with a host"
+        )
     return httpx.Proxy(url, ssl_context=context if url.scheme == "https" else None)
 
 

@@ -101,8 +101,8 @@ def find_error(answer: Answer) -> ErrorObject | None:
 def find_error_object(value: object, depth: int = _NESTING_MAX) -> ErrorObject | None:
     """Return the innermost error object of `value`.
 
-    Known envelopes: `{"error": {...}}`, `{"ResponseMetadata": {"Error": {...}}}`, and the resellers'
-    `{"code", "message", "data"}`, whose message may hold the vendor's own envelope as text.
+    Known envelopes: `{"error": {...}}`, `{"ResponseMetadata": {"Error": {...}}}`, and
+    `{"code", "message", "data"}` of resellers, whose message may be the vendor's own envelope.
     """
     if depth == 0 or not isinstance(value, Mapping):
         return None
@@ -137,8 +137,8 @@ def _read_fields(value: Mapping[object, object]) -> ErrorObject | None:
 
 
 def _embedded_error(message: str, depth: int) -> ErrorObject | None:
-    # Only a message that is JSON as a whole: vendors quote what clients sent inside sentences, and a
-    # client must not be able to write our errors.
+    # Only a message that is JSON as a whole: vendors quote in their sentences what clients sent,
+    # and a client must not be able to write our errors.
     message = message.strip()
     if not message.startswith("{") or len(message) > _EMBEDDED_CHARS_MAX:
         return None
@@ -165,7 +165,7 @@ def submission_fault(answer: Answer, *, definite_5xx: bool) -> UpstreamFault:
 
 
 def read_fault(answer: Answer) -> UpstreamFault:
-    """Return what an answer that is no success says about a read or a cancel, which cost nothing."""
+    """Return what an answer that is no success says about a read or a cancel, which are free."""
     error = find_error(answer)
     status = answer.status
     if status in _ACCOUNT_STATUSES or (status in _DEFINITE and error is not None):
@@ -184,10 +184,10 @@ def says_task_gone(answer: Answer) -> bool:
 
     A 404 without an error object is a wrong path or a front proxy, and no word about the task.
     """
-    error = find_error(answer)
-    if error is None:
+    if answer.status not in {400, 404}:
         return False
-    return answer.status == 404 or (answer.status == 400 and error.code in _GONE_CODES)
+    error = find_error(answer)
+    return error is not None and (answer.status == 404 or error.code in _GONE_CODES)
 
 
 def _refusal(answer: Answer, error: ErrorObject) -> UpstreamFault:

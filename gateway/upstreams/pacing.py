@@ -9,6 +9,8 @@ from gateway.ports import Clock
 # Calls that leave evenly do not arrive evenly: one part in twenty is kept back for the difference,
 # and for the call that stands on either end of the second in which an upstream counts.
 _MARGIN: Final = 1.05
+# Less than this is no time worth sleeping for.
+_RESOLUTION_S: Final = 0.001
 
 
 class Pacer:
@@ -32,7 +34,7 @@ class Pacer:
         self._waiting_count += 1
         try:
             async with self._turn:  # woken in order of arrival
-                while (delay_s := self._next_at_s - self._clock.monotonic_s()) > 0:
+                while (delay_s := self._next_at_s - self._clock.monotonic_s()) > _RESOLUTION_S:
                     await self._clock.sleep(delay_s)
                 self._next_at_s = self._clock.monotonic_s() + self._interval_s
         finally:

@@ -122,7 +122,7 @@ def read_items(answer: Answer) -> Iterator[JsonObject]:
 
 
 def read_task(task: JsonObject) -> tuple[str, Observation]:
-    """Return a task object's id, and what it shows. Both are empty for an object of another kind."""
+    """Return a task object's id, and what it shows; both are empty for any other object."""
     status = task.get("status")
     if not isinstance(status, str):
         return _text(task, "id"), _NO_NEWS
@@ -202,12 +202,13 @@ def _read_content(content: object) -> JsonObject:
     kept = {
         name: value
         for name, value in content.items()
-        if value is not None and not (name.endswith("_url") and not _is_web_url(value))
+        if value is not None and not (name.endswith("_url") and not is_web_url(value))
     }
     return kept if len(orjson.dumps(kept)) <= _FIELD_BYTES_MAX else {}
 
 
-def _is_web_url(value: object) -> bool:
+def is_web_url(value: object) -> bool:
+    """Whether a value is an address that a browser may be led to."""
     return isinstance(value, str) and value.startswith(("https://", "http://"))
 
 

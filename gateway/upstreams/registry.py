@@ -28,7 +28,5 @@ def open_upstream(
     Raises: ConfigurationError, which never holds a secret.
     """
     dialect = _DIALECTS[config.dialect]
-    client = UpstreamClient(
-        config, dialect.tasks_url(config.base_url), credentials, open_transport
-    )
+    client = UpstreamClient(config, dialect.tasks_url(config.base_url), credentials, open_transport)
     return HttpUpstream(config, dialect, client, clock, on_call)

@@ -1,6 +1,6 @@
 """The table of loops: which function, how often. No leader is needed: leases decide."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -31,7 +31,7 @@ def build_loops(runtime: Runtime) -> Sequence[Loop]:
     ]
 
 
-def _observer(upstream: Upstream, credential: str) -> "partial[object]":
+def _observer(upstream: Upstream, credential: str) -> Callable[[Runtime], Awaitable[object]]:
     return partial(observing.observe_due, upstream=upstream, credential=credential)
 
 

@@ -62,7 +62,7 @@ class RawConnection:
         head = await self.read_head()
         body = await self._reader.readexactly(int(head.header("content-length") or 0))
         request = RawRequest(head.method, head.target, head.headers, body)
-        self._upstream.requests.append(request)
+        self._upstream.record(request)
         return request
 
     async def send(self, data: bytes) -> None:
@@ -130,6 +130,7 @@ class RawUpstream:
     connection_count: int = 0
     requests: list[RawRequest] = field(default_factory=list)
     failures: list[BaseException] = field(default_factory=list)
+    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
     _server: asyncio.Server | None = None
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
 
@@ -160,6 +161,15 @@ class RawUpstream:
     @property
     def base_url(self) -> str:
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/api/v3"
+
+    def record(self, request: RawRequest) -> None:
+        self.requests.append(request)
+        self._arrived.set()
+
+    async def wait_for_requests(self, count: int) -> None:
+        while len(self.requests) < count:
+            self._arrived.clear()
+            await self._arrived.wait()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connection_count += 1

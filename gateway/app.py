@@ -1,0 +1,123 @@
+"""The application: the list of routes behind the one middleware, for a runtime that is open."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+
+from gateway.errors import GatewayError, NotFound
+from gateway.http import ark, seedance
+from gateway.http.docs import Docs
+from gateway.http.endpoints import DOCS_ENDPOINTS, ENDPOINTS, Endpoint
+from gateway.http.errors import WrongMethod, answer_error
+from gateway.http.exchange import Answer, Exchange
+from gateway.http.middleware import RequestMiddleware, answer_other
+from gateway.http.operations import TaskOperations
+from gateway.http.probes import Probes
+from gateway.http.receiving import BodyGate
+from gateway.observability.metrics import CONTENT_TYPE
+from gateway.ports import Runtime
+
+Operation = Callable[[Exchange], Awaitable[Answer]]
+
+
+def create_app(runtime: Runtime) -> RequestMiddleware:
+    """Return the ASGI application of the public listener."""
+    endpoints = [e for e in ENDPOINTS if runtime.config.server.docs or e not in DOCS_ENDPOINTS]
+    routes = _routes(endpoints, _operations(runtime))
+    router = Router(routes, redirect_slashes=False, default=_find_nothing)
+    return RequestMiddleware(router, runtime)
+
+
+def create_metrics_app(runtime: Runtime) -> "MetricsApp":
+    """Return the ASGI application of the metrics listener."""
+    return MetricsApp(runtime)
+
+
+class Resource:
+    """What answers at one path, by method; HEAD is GET without the body."""
+
+    def __init__(self, path: str, operations: Mapping[str, Operation]) -> None:
+        self._path = path
+        self._operations = dict(operations)
+        if "GET" in operations:
+            self._operations["HEAD"] = operations["GET"]
+
+    async def __call__(self, scope: Scope, _receive: Receive, _send: Send) -> None:
+        exchange: Exchange = scope["state"]["exchange"]
+        exchange.route = self._path
+        operation = self._operations.get(exchange.method)
+        if operation is None:
+            raise WrongMethod(self._operations)
+        await exchange.answer(await operation(exchange))
+
+
+class MetricsApp:
+    """`GET /metrics` and `GET /livez`, apart from the public listener and from its metrics."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await answer_other(scope, receive, send)
+            return
+        clock, ids = self._runtime.clock, self._runtime.ids
+        exchange = Exchange(scope, receive, send, {}, ids.request_id(), clock.monotonic_s())
+        try:
+            answer = self._answer(exchange)
+        except GatewayError as error:
+            answer = answer_error(error, exchange.request_id, exchange.method)
+        await exchange.answer(answer)
+
+    def _answer(self, exchange: Exchange) -> Answer:
+        path = exchange.scope["path"]
+        if path not in {"/metrics", "/livez"}:
+            raise _no_such_path()
+        if exchange.method not in {"GET", "HEAD"}:
+            raise WrongMethod(("GET", "HEAD"))
+        if path == "/livez":
+            return Answer(200, b'{"status":"ok"}')
+        return Answer(200, self._runtime.metrics.render(), content_type=CONTENT_TYPE.encode())
+
+
+def _operations(runtime: Runtime) -> Mapping[tuple[str, str], Operation]:
+    """Return what is done for each (surface, operation name) of the endpoints."""
+    gate = BodyGate(runtime.config.server)
+    surfaces = (seedance.open_surface(runtime.config.server.submit_message), ark.SURFACE)
+    operations: dict[tuple[str, str], Operation] = {}
+    for surface in surfaces:
+        tasks = TaskOperations(runtime, surface, gate)
+        operations |= {
+            (surface.name, "submit_task"): tasks.submit_task,
+            (surface.name, "get_task"): tasks.get_task,
+            (surface.name, "list_tasks"): tasks.list_tasks,
+            (surface.name, "cancel_task"): tasks.cancel_task,
+        }
+    probes, docs = Probes(runtime), Docs()
+    return operations | {
+        ("", "get_liveness"): probes.get_liveness,
+        ("", "get_readiness"): probes.get_readiness,
+        ("", "get_description"): docs.get_description,
+        ("", "get_docs_page"): docs.get_docs_page,
+        ("", "get_docs_asset"): docs.get_docs_asset,
+    }
+
+
+def _routes(
+    endpoints: Iterable[Endpoint], operations: Mapping[tuple[str, str], Operation]
+) -> list[Route]:
+    """Return one route a path, in the order of the endpoints: the hottest is the first."""
+    by_path: dict[str, dict[str, Operation]] = {}
+    for endpoint in endpoints:
+        operation = operations[endpoint.surface, endpoint.operation]
+        by_path.setdefault(endpoint.path, {})[endpoint.method] = operation
+    return [Route(path, Resource(path, methods)) for path, methods in by_path.items()]
+
+
+async def _find_nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise _no_such_path()
+
+
+def _no_such_path() -> NotFound:
+    return NotFound("The specified path is not found.")

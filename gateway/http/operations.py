@@ -1,0 +1,134 @@
+"""What the surfaces offer, once for all of them: submit, read, list and cancel tasks."""
+
+import asyncio
+import re
+from collections.abc import Coroutine
+from typing import Final, TypeVar
+
+from starlette.types import Receive
+
+from gateway.domain.tasks import TERMINAL
+from gateway.errors import Draining
+from gateway.http import ark
+from gateway.http.exchange import REVALIDATE, Answer, ClientDisconnected, Exchange, HeaderLine
+from gateway.http.query import is_match, parse_query, read_task_query, read_wait_s
+from gateway.http.receiving import BodyGate, receive_object
+from gateway.http.rendering import Surface, body_of, render_page
+from gateway.ids import is_task_id
+from gateway.ports import Runtime
+from gateway.services import status, submission
+from gateway.status_cache import Entry
+
+T = TypeVar("T")
+
+WARNING_CHARS_MAX: Final = 1000
+_DRAINING_RETRY_S: Final = 5
+_UNSAFE_IN_HEADER: Final = re.compile(r"[^ -~]")
+
+
+class TaskOperations:
+    """The four operations of one surface."""
+
+    def __init__(self, runtime: Runtime, surface: Surface, gate: BodyGate) -> None:
+        self._runtime = runtime
+        self._surface = surface
+        self._gate = gate
+
+    async def get_task(self, exchange: Exchange) -> Answer:
+        """Answer from our own store, at once or at the next change: `?wait=`, `Prefer: wait=`."""
+        task_id: str = exchange.scope["path_params"]["task_id"]
+        entry = await status.get_task(self._runtime, exchange.caller, task_id)
+        exchange.task_id = entry.task.id
+        condition = exchange.headers.get(b"if-none-match")
+        headers: tuple[HeaderLine, ...] = ()
+        if exchange.query or b"prefer" in exchange.headers:
+            entry, headers = await self._wait(exchange, entry, condition)
+        body, etag = body_of(entry, self._surface)
+        headers = ((b"etag", etag.encode()), *headers)
+        if condition is not None and is_match(condition, etag):
+            return Answer(304, b"", headers, cache=REVALIDATE)
+        return Answer(200, body, headers, cache=REVALIDATE)
+
+    async def _wait(
+        self, exchange: Exchange, entry: Entry, condition: bytes | None
+    ) -> tuple[Entry, tuple[HeaderLine, ...]]:
+        """Return the task once there is news that the client does not have, if it waits at all."""
+        runtime = self._runtime
+        wait_s = read_wait_s(
+            parse_query(exchange.query),
+            exchange.headers.get(b"prefer"),
+            runtime.config.status.wait_s_max,
+        )
+        if wait_s is None:
+            return entry, ()
+        is_news = condition is not None and not is_match(
+            condition, body_of(entry, self._surface)[1]
+        )
+        if not is_news and entry.task.state not in TERMINAL:
+            waiting = status.wait_for_change(runtime, exchange.caller, entry.task.id, entry, wait_s)
+            entry = await _while_connected(exchange.receive, waiting)
+        return entry, ((b"preference-applied", b"wait=%g" % wait_s),)
+
+    async def list_tasks(self, exchange: Exchange) -> Answer:
+        """Answer a page of bare task objects, the same on every surface."""
+        query = read_task_query(
+            parse_query(exchange.query), self._runtime.config.status.page_size_max
+        )
+        page = await status.list_tasks(self._runtime, exchange.caller, query)
+        objects = [body_of(entry, ark.SURFACE)[0] for entry in page.entries]
+        return Answer(200, render_page(page.total, objects))
+
+    async def submit_task(self, exchange: Exchange) -> Answer:
+        """Take a body, submit it, and answer the task's id."""
+        runtime = self._runtime
+        if runtime.lifecycle.is_draining:
+            raise Draining(
+                "The gateway is stopping; send the request again.",
+                retry_after_s=_DRAINING_RETRY_S,
+            )
+        with self._gate.enter() as hold:
+            submitted = await submission.submit_task(
+                runtime,
+                exchange.caller,
+                await receive_object(exchange, self._gate, hold),
+                exchange.request_id,
+            )
+        exchange.task_id = submitted.task.id
+        exchange.upstream_s = submitted.upstream_s
+        headers: tuple[HeaderLine, ...] = ()
+        if submitted.warnings:
+            headers = ((b"x-gateway-warning", _header_text("; ".join(submitted.warnings))),)
+        return Answer(200, self._surface.render_submitted(submitted.task), headers)
+
+    async def cancel_task(self, exchange: Exchange) -> Answer:
+        """Cancel a queued task, take a finished one out of view."""
+        task_id: str = exchange.scope["path_params"]["task_id"]
+        if is_task_id(task_id):
+            exchange.task_id = task_id
+        await submission.cancel_task(self._runtime, exchange.caller, task_id)
+        return Answer(200, b"{}")
+
+
+async def _while_connected(receive: Receive, waiting: Coroutine[object, object, T]) -> T:
+    """Return what `waiting` returns; give it up when the client hangs up.
+
+    Raises: ClientDisconnected, or what `waiting` raises.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            watcher = group.create_task(_see_disconnect(receive))
+            result = await waiting
+            watcher.cancel()
+    except ExceptionGroup as error:
+        raise error.exceptions[0] from None
+    return result
+
+
+async def _see_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    raise ClientDisconnected
+
+
+def _header_text(text: str) -> bytes:
+    return _UNSAFE_IN_HEADER.sub("?", text[:WARNING_CHARS_MAX]).encode("ascii")

@@ -1,0 +1,89 @@
+"""From what we know of a task to the bytes that a client reads."""
+
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from gateway.domain.tasks import PUBLIC_STATUS, Task
+from gateway.ids import is_task_id
+from gateway.status_cache import Entry
+
+_GATEWAYS_OWN: Final = frozenset(
+    {
+        "id",
+        "model",
+        "status",
+        "error",
+        "content",
+        "usage",
+        "created_at",
+        "updated_at",
+        "message",
+        "request",
+        "gateway",
+    }
+)
+"""Fields with a place of their own in the task object; the upstream's others follow them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """A public wire format: the paths of its task collection, and how it words a success."""
+
+    name: str
+    collections: tuple[str, ...]
+    render_submitted: Callable[[Task], bytes]
+    render_entry: Callable[[Entry], bytes]
+
+
+def dump_json(value: object) -> bytes:
+    """Return compact JSON. Also of what orjson refuses: integers of more than 64 bits."""
+    try:
+        # orjson's result keeps its larger buffer alive, so it is copied: cached answers are many.
+        return bytes(memoryview(orjson.dumps(value)))
+    except TypeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def task_object(task: Task) -> dict[str, object]:
+    """Return the contract's task object. The upstream's own id is never in it."""
+    shown: dict[str, object] = {
+        "id": task.id,
+        "model": task.model,
+        "status": PUBLIC_STATUS[task.state],
+    }
+    fields: Mapping[str, object] = task.fields or {}
+    if task.error is not None:
+        shown["error"] = {"code": task.error.code, "message": task.error.message}
+    for name in ("content", "usage"):
+        if name in fields:
+            shown[name] = fields[name]
+    shown["created_at"] = task.created_at_ms // 1000
+    shown["updated_at"] = task.updated_at_ms // 1000
+    others = {name: value for name, value in fields.items() if name not in _GATEWAYS_OWN}
+    if not _is_ours(others.get("draft_task_id")):
+        others.pop("draft_task_id", None)
+    return shown | others
+
+
+def body_of(entry: Entry, surface: Surface) -> tuple[bytes, str]:
+    """Return the status answer of a surface and its ETag, rendered once a version."""
+    ready = entry.bodies.get(surface.name)
+    if ready is None:
+        body = surface.render_entry(entry)
+        ready = (body, f'"{entry.task.version}-{zlib.crc32(body):08x}"')
+        entry.bodies[surface.name] = ready
+    return ready
+
+
+def render_page(total: int, objects: Sequence[bytes]) -> bytes:
+    """Return a list answer made of ready task objects."""
+    return b'{"total":%d,"items":[%b]}' % (total, b",".join(objects))
+
+
+def _is_ours(value: object) -> bool:
+    return isinstance(value, str) and is_task_id(value)

@@ -1,0 +1,324 @@
+"""The wire formats as pydantic models: what /openapi.json says of bodies. Nothing is parsed here.
+
+Requests are read by `gateway/domain/requests.py`, which takes what a schema can't say: numbers and
+booleans as strings, text commands inside a prompt, rules by model.
+"""
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic.config import JsonDict
+
+EXAMPLE_ID: Final = "cgt-20261122150102-q7w2xk5mabc3de4fgh6j"
+EXAMPLE_MODEL: Final = "doubao-seedance-1-0-pro-250528"
+_EXAMPLE_TEXT: Final = "Paper boats drift past a lighthouse --resolution 480p --duration 5"
+_EXAMPLE_IMAGE: Final = "https://img.example/boat.png"
+
+SUBMIT_EXAMPLE: Final[JsonDict] = {
+    "model": EXAMPLE_MODEL,
+    "content": [
+        {"type": "text", "text": _EXAMPLE_TEXT},
+        {"type": "image_url", "image_url": {"url": _EXAMPLE_IMAGE}},
+    ],
+}
+TASK_EXAMPLE: Final[JsonDict] = {
+    "id": EXAMPLE_ID,
+    "model": EXAMPLE_MODEL,
+    "status": "succeeded",
+    "content": {"video_url": "https://videos.example/q7w2x.mp4"},
+    "usage": {"completion_tokens": 49005, "total_tokens": 49005},
+    "created_at": 1795359662,
+    "updated_at": 1795359741,
+    "seed": 51877,
+    "resolution": "480p",
+    "ratio": "16:9",
+    "duration": 5,
+    "framespersecond": 24,
+    "service_tier": "default",
+    "execution_expires_after": 172800,
+}
+ERROR_EXAMPLE: Final[JsonDict] = {
+    "error": {
+        "code": "InvalidParameter",
+        "message": "the parameter duration specified in the request is not valid for model "
+        "doubao-seedance-1-0-pro in i2v: 13 is given, allowed are 2 to 12. "
+        "Request id: 5b2f7c0e9a1d4c6fb3e8d7a6c5b4a392",
+        "param": "duration",
+        "type": "BadRequest",
+    }
+}
+
+Flag = Annotated[
+    bool | str | None,
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": ["true", "false"]}, {"type": "null"}]}),
+]
+"""A boolean, also as a string; null means absent."""
+
+
+def _number(least: int, most: int) -> WithJsonSchema:
+    """A whole number, also as a string; null means absent."""
+    return WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": least, "maximum": most},
+                {"type": "string", "pattern": r"^-?[0-9]{1,10}$"},
+                {"type": "null"},
+            ]
+        }
+    )
+
+
+def _choice(*words: str) -> WithJsonSchema:
+    return WithJsonSchema({"enum": [*words, None]})
+
+
+class Wire(BaseModel):
+    """A body whose other fields, known to the upstream alone, are forwarded or shown unchanged."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Url(Wire):
+    url: Annotated[str, Field(min_length=1)]
+
+
+class DraftTask(Wire):
+    id: Annotated[str, Field(min_length=1, description="A draft task of the same project.")]
+
+
+class TextItem(Wire):
+    type: Literal["text"]
+    text: str = Field(
+        description="The prompt. Known commands such as `--resolution 480p --duration 5` are read "
+        "as the fields of the same names and leave the prompt."
+    )
+
+
+class ImageItem(Wire):
+    type: Literal["image_url"]
+    image_url: Url = Field(
+        description="`http`, `https`, `data:image/<format>;base64,...` or `asset://<id>`."
+    )
+    role: Literal["first_frame", "last_frame", "reference_image"] | None = Field(
+        default=None, description="May be absent for a single image, which is the first frame."
+    )
+
+
+class VideoItem(Wire):
+    type: Literal["video_url"]
+    video_url: Url = Field(description="`http`, `https` or `asset://<id>`.")
+    role: Literal["reference_video"] | None = None
+
+
+class AudioItem(Wire):
+    type: Literal["audio_url"]
+    audio_url: Url = Field(
+        description="`http`, `https`, `data:audio/<format>;base64,...` or `asset://<id>`."
+    )
+    role: Literal["reference_audio"] | None = None
+
+
+class DraftTaskItem(Wire):
+    type: Literal["draft_task"]
+    draft_task: DraftTask
+
+
+ContentItem = Annotated[
+    TextItem | ImageItem | VideoItem | AudioItem | DraftTaskItem, Field(discriminator="type")
+]
+
+
+class Tool(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["web_search"]
+
+
+class SubmitRequest(Wire):
+    """What to generate. `null` means absent in every field; unknown fields are forwarded."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [SUBMIT_EXAMPLE]})
+
+    model: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="A model id or endpoint id that is configured in this gateway.",
+        ),
+    ]
+    content: Annotated[list[ContentItem], Field(min_length=1)]
+    resolution: Annotated[str | None, Field(description="`480p`, `720p`, `1080p`, `4k`.")] = None
+    ratio: Annotated[
+        str | None,
+        Field(description="`16:9`, `4:3`, `1:1`, `3:4`, `9:16`, `21:9`, `adaptive` and others."),
+    ] = None
+    duration: Annotated[
+        int | str | None,
+        _number(-1, 2**31 - 1),
+        Field(description="Seconds; -1 lets the model decide, where it can."),
+    ] = None
+    frames: Annotated[
+        int | str | None,
+        _number(1, 2**31 - 1),
+        Field(description="29 to 289, as 25 + 4n; wins over `duration`."),
+    ] = None
+    framespersecond: Annotated[int | str | None, _number(24, 24)] = None
+    seed: Annotated[int | str | None, _number(-1, 2**32 - 1)] = None
+    camera_fixed: Flag = None
+    watermark: Flag = None
+    generate_audio: Flag = None
+    draft: Flag = None
+    return_last_frame: Flag = None
+    service_tier: Annotated[str | None, _choice("default", "flex")] = None
+    execution_expires_after: Annotated[
+        int | str | None,
+        _number(3600, 259_200),
+        Field(description="Seconds after its creation when the task expires."),
+    ] = None
+    priority: Annotated[int | str | None, _number(0, 9)] = None
+    tools: list[Tool] | None = None
+    safety_identifier: Annotated[str | None, Field(max_length=64)] = None
+    output_format: Annotated[str | None, Field(description="`mp4`, `mov`.")] = None
+    omni_reference_task_type: Annotated[
+        str | None, Field(description="`auto`, `reference`, `edit`, `extend`.")
+    ] = None
+    callback_url: Annotated[
+        str | None,
+        Field(description="Kept with the task, never given to the upstream; not called yet."),
+    ] = None
+
+
+class Submitted(BaseModel):
+    """The task's id: ark surface."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"id": EXAMPLE_ID}]})
+
+    id: str
+
+
+class SubmittedWithMessage(Submitted):
+    """The task's id and a fixed message: seedance surface."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"id": EXAMPLE_ID, "message": "Seedance Video Generation - Submit"}]
+        }
+    )
+
+    message: str
+
+
+class TaskErrorBody(BaseModel):
+    code: str
+    message: str
+
+
+class TaskContent(Wire):
+    video_url: Annotated[
+        str | None, Field(description="Signed by the upstream; valid for a day.")
+    ] = None
+    last_frame_url: str | None = None
+
+
+class Usage(Wire):
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+class Task(Wire):
+    """A task. Fields that the upstream reported beside these are shown as they came."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [TASK_EXAMPLE]})
+
+    id: str
+    model: Annotated[str, Field(description="The model as it was asked for.")]
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
+    error: Annotated[TaskErrorBody | None, Field(description="Why the task failed.")] = None
+    content: Annotated[TaskContent | None, Field(description="Once it succeeded.")] = None
+    usage: Annotated[Usage | None, Field(description="Once it ended.")] = None
+    created_at: Annotated[int, Field(description="Unix time in seconds.")]
+    updated_at: Annotated[int, Field(description="Unix time in seconds.")]
+
+
+class RequestEcho(BaseModel):
+    """The request as it was understood: commands lifted, media given as data by their hash."""
+
+    model: str
+    content: list[dict[str, object]]
+
+
+class TaskWithRequest(Task):
+    """A task with a fixed message and the request: seedance surface."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    **TASK_EXAMPLE,
+                    "message": "Seedance Video Generation - Submit",
+                    "request": {
+                        "model": EXAMPLE_MODEL,
+                        "content": [
+                            {"type": "text", "text": "Paper boats drift past a lighthouse"},
+                            {"type": "image_url", "image_url": {"url": _EXAMPLE_IMAGE}},
+                        ],
+                    },
+                }
+            ]
+        },
+    )
+
+    message: str
+    request: RequestEcho
+
+
+class TaskPage(BaseModel):
+    """Tasks of the last seven days, newest first."""
+
+    total: Annotated[int, Field(ge=0, description="Of all pages.")]
+    items: list[Task]
+
+
+class Cancelled(BaseModel):
+    """An empty object."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorBody(BaseModel):
+    """`message` ends in `Request id: <id>`, the value of the header `X-Request-Id`."""
+
+    code: Annotated[str, Field(description="Stable; docs/errors.md lists all of them.")]
+    message: str
+    param: Annotated[str, Field(description="The field that is wrong, or empty.")]
+    type: str
+
+
+class Error(BaseModel):
+    """The body of every error."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [ERROR_EXAMPLE]})
+
+    error: ErrorBody
+
+
+class Health(BaseModel):
+    """`checks` is there if `?verbose` is asked for."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str] | None = None
+
+
+MODELS: Final[tuple[type[BaseModel], ...]] = (
+    SubmitRequest,
+    Submitted,
+    SubmittedWithMessage,
+    Task,
+    TaskWithRequest,
+    TaskPage,
+    Cancelled,
+    Error,
+    Health,
+)
+"""What openapi.py takes; the others come along as parts of these."""

@@ -1,0 +1,1 @@
+exec dart run "$(dirname "$0")/submit.dart"

@@ -1,0 +1,1 @@
+exec java "$(dirname "$0")/Submit.java"

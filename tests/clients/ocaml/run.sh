@@ -1,0 +1,1 @@
+exec ocaml -I +unix unix.cma "$(dirname "$0")/submit.ml"

@@ -1,0 +1,1 @@
+exec php "$(dirname "$0")/submit.php"

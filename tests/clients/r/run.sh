@@ -1,0 +1,1 @@
+exec Rscript "$(dirname "$0")/submit.R"

@@ -1,0 +1,1 @@
+exec sh "$(dirname "$0")/submit.sh"

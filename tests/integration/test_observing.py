@@ -1,0 +1,298 @@
+"""The observer and the status cache, on a real store, with an upstream that obeys the test."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from gateway.domain.keys import Principal
+from gateway.domain.tasks import Observation, Task, TaskState
+from gateway.errors import TaskNotFound, UpstreamTimeout
+from gateway.ports import Runtime
+from gateway.services.observing import observe_due
+from gateway.services.status import TaskQuery, get_task, list_tasks, wait_for_change
+from gateway.services.submission import cancel_task, submit_task
+from gateway.storage import tasks
+from tests.support.clock import FakeClock
+from tests.support.fake_upstream import FakeUpstream
+
+BODY = {
+    "model": "doubao-seedance-1-0-pro-250528",
+    "content": [
+        {"type": "text", "text": "a fox"},
+        {"type": "image_url", "image_url": {"url": "https://img.example/fox.png?sig=secret"}},
+    ],
+}
+DONE = Observation(
+    "succeeded",
+    {"content": {"video_url": "https://v.example/x.mp4?s=1"}, "usage": {"completion_tokens": 9}},
+)
+
+
+async def submit(runtime: Runtime, principal: Principal) -> Task:
+    return (await submit_task(runtime, principal, BODY, "req")).task
+
+
+async def stored(runtime: Runtime, task: Task) -> Task:
+    found = await runtime.db.read(tasks.find, task.id)
+    assert found is not None
+    return found.task
+
+
+async def look(runtime: Runtime, upstream: FakeUpstream, clock: FakeClock, after_s: float) -> int:
+    clock.advance(after_s)
+    return await observe_due(runtime, upstream, "default")
+
+
+async def test_a_task_is_followed_to_its_end_and_left_alone_then(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = await submit(runtime, principal)
+    upstream.shown["up-1"] = Observation("running", {})
+    await look(runtime, upstream, clock, 60)
+    running = await get_task(runtime, principal, task.id)
+    upstream.shown["up-1"] = DONE
+    await look(runtime, upstream, clock, 60)
+    done = await get_task(runtime, principal, task.id)
+
+    assert await look(runtime, upstream, clock, 86_400) == 0
+    assert running.task.state is TaskState.RUNNING
+    assert done.task.state is TaskState.SUCCEEDED
+    assert done.task.fields == DONE.fields
+    assert len(upstream.gets) == 2
+
+
+async def test_nothing_is_asked_before_it_is_due(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    await submit(runtime, principal)
+
+    assert await look(runtime, upstream, clock, 1) == 0
+    assert not upstream.gets
+
+
+async def test_status_reads_never_ask_the_upstream(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream
+) -> None:
+    task = await submit(runtime, principal)
+    for _ in range(100):
+        await get_task(runtime, principal, task.id)
+    await list_tasks(runtime, principal, TaskQuery())
+
+    assert not upstream.gets
+    assert not upstream.lists
+
+
+async def test_many_due_tasks_are_looked_at_by_one_list_call(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    made = [await submit(runtime, principal) for _ in range(30)]
+    for number in range(1, 31):
+        upstream.shown[f"up-{number}"] = Observation("running", {})
+    upstream.hidden_from_list = {"up-3"}
+
+    await look(runtime, upstream, clock, 90)
+
+    assert len(upstream.lists) == 1
+    assert upstream.gets == ["up-3"]
+    assert {(await stored(runtime, task)).state for task in made} == {TaskState.RUNNING}
+
+
+async def test_an_upstream_without_list_is_asked_one_by_one(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    upstream.supports_list = False
+    for _ in range(25):
+        await submit(runtime, principal)
+
+    await look(runtime, upstream, clock, 90)
+
+    assert not upstream.lists
+    assert len(upstream.gets) == 25
+
+
+async def test_an_unknown_status_is_no_news(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = await submit(runtime, principal)
+    upstream.shown["up-1"] = Observation("hibernating", {})
+
+    await look(runtime, upstream, clock, 60)
+
+    after = await stored(runtime, task)
+    assert (after.state, after.version) == (TaskState.QUEUED, 2)
+    assert after.next_poll_at_ms is not None
+    assert after.next_poll_at_ms > clock.now_ms()
+
+
+async def test_an_upstream_that_does_not_answer_fails_no_task(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = await submit(runtime, principal)
+    upstream.read_error = UpstreamTimeout("no answer")
+    for _ in range(50):
+        await look(runtime, upstream, clock, 3600)
+
+    assert (await stored(runtime, task)).state is TaskState.QUEUED
+    upstream.read_error = None
+    upstream.shown["up-1"] = DONE
+    await look(runtime, upstream, clock, 3600)
+    assert (await stored(runtime, task)).state is TaskState.SUCCEEDED
+
+
+async def test_a_task_that_the_upstream_forgot_fails_after_three_reads_over_ten_minutes(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = await submit(runtime, principal)
+    del upstream.shown["up-1"]
+    for _ in range(5):
+        await look(runtime, upstream, clock, 100)
+    assert (await stored(runtime, task)).state is TaskState.QUEUED
+
+    await look(runtime, upstream, clock, 300)
+
+    failed = await stored(runtime, task)
+    assert failed.state is TaskState.FAILED
+    assert failed.error is not None
+    assert failed.error.code == "NotFound.UpstreamTask"
+
+
+async def test_a_task_that_comes_back_is_not_counted_as_missing(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = await submit(runtime, principal)
+    seen = upstream.shown.pop("up-1")
+    await look(runtime, upstream, clock, 100)
+    assert (await stored(runtime, task)).missing_count == 1
+    upstream.shown["up-1"] = seen
+
+    await look(runtime, upstream, clock, 100)
+
+    after = await stored(runtime, task)
+    assert (after.missing_count, after.missing_since_ms) == (0, None)
+
+
+async def test_eight_observers_move_a_task_once(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = await submit(runtime, principal)
+    upstream.shown["up-1"] = DONE
+    clock.advance(60)
+
+    looked = await asyncio.gather(*(observe_due(runtime, upstream, "default") for _ in range(8)))
+
+    assert sum(looked) == 1
+    assert (await stored(runtime, task)).version == 3
+
+
+async def test_a_stranger_is_told_the_same_as_about_an_unknown_task(
+    runtime: Runtime, principal: Principal, stranger: Principal
+) -> None:
+    task = await submit(runtime, principal)
+
+    with pytest.raises(TaskNotFound) as foreign:
+        await get_task(runtime, stranger, task.id)
+    with pytest.raises(TaskNotFound) as unknown:
+        await get_task(runtime, stranger, "cgt-20261122150102-zzzzzzzzzzzzzzzzzzzz")
+
+    assert foreign.value.message.replace(task.id, "") == unknown.value.message.replace(
+        "cgt-20261122150102-zzzzzzzzzzzzzzzzzzzz", ""
+    )
+    assert (await list_tasks(runtime, stranger, TaskQuery())).total == 0
+
+
+async def test_a_waiting_read_is_answered_at_the_next_change(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = await submit(runtime, principal)
+    entry = await get_task(runtime, principal, task.id)
+    upstream.shown["up-1"] = Observation("running", {})
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(wait_for_change(runtime, principal, task.id, entry, 60))
+        await asyncio.sleep(0)
+        await look(runtime, upstream, clock, 30)
+
+    assert waiting.result().task.state is TaskState.RUNNING
+
+
+async def test_a_read_of_an_ended_task_does_not_wait(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = await submit(runtime, principal)
+    upstream.shown["up-1"] = DONE
+    await look(runtime, upstream, clock, 60)
+    entry = await get_task(runtime, principal, task.id)
+
+    assert await wait_for_change(runtime, principal, task.id, entry, 60) is entry
+
+
+async def test_a_restart_shows_the_same_and_goes_on(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = await submit(runtime, principal)
+    runtime.status_cache.clear()
+
+    entry = await get_task(runtime, principal, task.id)
+
+    assert entry.task.state is TaskState.QUEUED
+    upstream.shown["up-1"] = DONE
+    await look(runtime, upstream, clock, 60)
+    assert (await get_task(runtime, principal, task.id)).task.state is TaskState.SUCCEEDED
+
+
+async def test_queries_of_media_urls_are_kept_until_the_task_has_ended(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = await submit(runtime, principal)
+    before = await runtime.db.read(tasks.find, task.id)
+    upstream.shown["up-1"] = DONE
+    await look(runtime, upstream, clock, 60)
+    after = await runtime.db.read(tasks.find, task.id)
+    shown = await get_task(runtime, principal, task.id)
+
+    assert before is not None
+    assert "sig=secret" in (before.request_body or "")
+    assert after is not None
+    assert "sig=secret" not in (after.request_body or "")
+    assert "sig=secret" not in str(shown.echo)
+
+
+async def test_a_list_has_the_projects_tasks_newest_first(
+    runtime: Runtime, principal: Principal, clock: FakeClock
+) -> None:
+    made = []
+    for _ in range(3):
+        made.append(await submit(runtime, principal))
+        clock.advance(1)
+
+    page = await list_tasks(runtime, principal, TaskQuery(page_num=1, page_size=2))
+
+    assert page.total == 3
+    assert [entry.task.id for entry in page.entries] == [made[2].id, made[1].id]
+
+
+async def test_a_deleted_task_is_gone_from_every_view(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = await submit(runtime, principal)
+    upstream.shown["up-1"] = DONE
+    await look(runtime, upstream, clock, 60)
+
+    await cancel_task(runtime, principal, task.id)
+
+    assert (await list_tasks(runtime, principal, TaskQuery())).total == 0
+    with pytest.raises(TaskNotFound):
+        await get_task(runtime, principal, task.id)
+    with pytest.raises(TaskNotFound):
+        await cancel_task(runtime, principal, task.id)
+    assert (await stored(runtime, task)).state is TaskState.SUCCEEDED
+
+
+async def test_another_credential_s_tasks_are_left_to_its_own_loop(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    await submit(runtime, principal)
+    clock.advance(60)
+
+    assert await observe_due(runtime, upstream, "another") == 0
+    assert await observe_due(replace(runtime), upstream, "default") == 1

@@ -1,0 +1,137 @@
+"""A throw-away PostgreSQL cluster for the tests, started once per session on a unix socket.
+
+Import `postgres_server` and `postgres_url` into a conftest to use them. Without the server's
+binaries the tests that ask for a database are skipped, unless they may be installed: as root with
+CI=true or TEST_INSTALL=1.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_SERVER_USER = "postgres"
+_INSTALL = (
+    ("apt-get", "update", "-qq"),
+    ("apt-get", "install", "-y", "-qq", "--no-install-recommends", "postgresql"),
+)
+# Nothing here must survive a power loss.
+_SETTINGS = {
+    "listen_addresses": "",
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+    "shared_buffers": "32MB",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "autovacuum": "off",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresServer:
+    """A running cluster. Every connection is trusted, whatever its password."""
+
+    folder: Path
+
+    def url(self, database: str) -> str:
+        return f"postgresql://{_SERVER_USER}:secret@/{database}?host={self.folder}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    binaries = _find_binaries()
+    if binaries is None and _may_install():
+        for command in _INSTALL:
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        binaries = _find_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed (as root, TEST_INSTALL=1 installs it)")
+    with _running_cluster(binaries) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _database_numbers() -> Iterator[int]:
+    return count(1)
+
+
+@pytest.fixture
+async def postgres_url(
+    postgres_server: PostgresServer, _database_numbers: Iterator[int]
+) -> AsyncIterator[str]:
+    """The URL of a database of this test's own, without any table."""
+    name = f"test_{next(_database_numbers)}"
+    await _run_as_admin(postgres_server, f"CREATE DATABASE {name}")
+    yield postgres_server.url(name)
+    await _run_as_admin(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _run_as_admin(server: PostgresServer, statement: str) -> None:
+    asyncpg: Any = pytest.importorskip("asyncpg")
+    connection = await asyncpg.connect(server.url("postgres"))
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def _find_binaries() -> Path | None:
+    """Return the folder with initdb and pg_ctl, which Debian keeps off the PATH."""
+    on_path = shutil.which("pg_ctl")
+    if on_path is not None:
+        return Path(on_path).resolve().parent
+    versions = Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")
+    newest = max(versions, key=lambda path: float(path.parts[-3]), default=None)
+    return None if newest is None else newest.parent
+
+
+def _may_install() -> bool:
+    is_asked = os.environ.get("CI") == "true" or os.environ.get("TEST_INSTALL") == "1"
+    return is_asked and os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+@contextmanager
+def _running_cluster(binaries: Path) -> Iterator[PostgresServer]:
+    # Not below TMPDIR: the server's user must get there, and a socket's path must be short.
+    folder = Path(tempfile.mkdtemp(prefix="gateway-pg-", dir="/tmp"))
+    data, log = folder / "data", folder / "log"
+    settings = {"unix_socket_directories": str(folder), **_SETTINGS}
+    options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
+    start = ["start", "--wait", "--log", str(log), "--options", options]
+    try:
+        if os.geteuid() == 0:  # initdb refuses root
+            shutil.chown(folder, _SERVER_USER, _SERVER_USER)
+        _run(binaries / "initdb", "-D", str(data), "-U", _SERVER_USER, *_INITDB_OPTIONS)
+        _run(binaries / "pg_ctl", "-D", str(data), *start)
+        try:
+            yield PostgresServer(folder)
+        finally:
+            _run(binaries / "pg_ctl", "-D", str(data), "stop", "--wait", "--mode", "immediate")
+    finally:
+        shutil.rmtree(folder)
+
+
+_INITDB_OPTIONS = ("--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C")
+
+
+def _run(binary: Path, *arguments: str) -> None:
+    is_root = os.geteuid() == 0
+    subprocess.run(
+        [binary, *arguments],
+        check=True,
+        cwd="/",
+        stdout=subprocess.DEVNULL,
+        user=_SERVER_USER if is_root else None,
+        group=_SERVER_USER if is_root else None,
+        extra_groups=[] if is_root else None,
+    )
