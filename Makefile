@@ -52,6 +52,7 @@ check: lint types imports ## Everything but the tests
 lock: ## Renew the hashed locks (needs uv)
 	uv pip compile pyproject.toml --extra postgres --python-version 3.11 --universal --generate-hashes --no-header --no-emit-index-url -q -o requirements/base.lock
 	uv pip compile pyproject.toml requirements/dev.in --extra postgres --python-version 3.11 --universal --generate-hashes --no-header --no-emit-index-url -q -o requirements/dev.lock
+	echo hatchling | uv pip compile - -c requirements/dev.lock --python-version 3.11 --universal --generate-hashes --no-header --no-emit-index-url -q -o requirements/build.lock
 
 clean: ## Remove the virtual environment and the data folder
 	rm -rf $(VENV) $(DATA)

@@ -71,7 +71,7 @@ class ServerConfig(Section):
         description="Bytes of all bodies held at once; a body that passes it gets 503.",
     )
     head_timeout_s: Seconds = Field(
-        default=50.0, description="Time that a request's head has to arrive."
+        default=75.0, description="Time that a request's head has to arrive."
     )
     head_bytes_max: Count = Field(default=32 * 1024, description="Largest head of a request.")
     headers_count_max: Count = Field(default=100, description="Most header lines of a request.")

@@ -39,6 +39,12 @@ _ONE_CLOUD: Final = (
     "such as https://ark.cn-beijing.volces.com/api/v3 or "
     "https://ark.ap-southeast.bytepluses.com/api/v3"
 )
+_WORDS: Final = {
+    "missing": "is required",
+    "model_type": "must be a mapping of settings",
+    "tuple_type": "must be a list",
+    "too_short": "must have an item at least",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +80,8 @@ def load_config(
     """Return the configuration of a file, the environment and dotted `overrides`, the last first.
 
     Without `path` the file is the one that GATEWAY_CONFIG names, if it is set. An override of None
-    is none. ARK_API_KEY with ARK_BASE_URL makes an upstream where none is configured; a command that
-    brings its own upstream says `honours_ark=False`.
+    is none. ARK_API_KEY with ARK_BASE_URL makes an upstream where none is configured; a command
+    that brings its own upstream says `honours_ark=False`.
 
     Raises: ConfigRefused.
     """
@@ -238,25 +244,36 @@ class _Draft:
         try:
             config = Config.model_validate(self.tree)
         except ValidationError as error:
-            for detail in error.errors(include_url=False, include_input=False):
+            details = error.errors(include_url=False, include_input=False)
+            for detail in details:
                 where = detail["loc"]
+                if detail["type"] == "too_short" and any(
+                    other["loc"][:-1][: len(where)] == where for other in details
+                ):
+                    continue  # its items are refused, each by itself
                 problem = _problem_of(detail["type"], detail["msg"], where)
-                self.refuse(_shown(where), problem, self.sources.get(where, ""))
+                self.refuse(_shown(where), problem, self._source_of(where))
             config = None
         if self.problems or config is None:
             raise ConfigRefused(self.problems)
         return config
+
+    def _source_of(self, where: Location) -> str:
+        """Return what set the place, or the innermost of what is around it."""
+        around = (where[:length] for length in range(len(where), 0, -1))
+        return next((self.sources[place] for place in around if place in self.sources), "")
 
 
 def _problem_of(kind: str, message: str, where: Location) -> str:
     if kind == "extra_forbidden":
         names = _names_at(where[:-1])
         return "there is no such setting" + _nearest(str(where[-1]), names)
-    if kind == "missing":
-        return "is required"
+    if kind in _WORDS:
+        return _WORDS[kind]
     if kind == "string_pattern_mismatch":
         return "has characters that are not allowed: " + message.partition("pattern ")[2]
-    return message.removeprefix("Value error, ").replace("Input should be", "must be")
+    message = message.removeprefix("Value error, ").partition(", unable to")[0]
+    return message.replace("Input should be", "must be")
 
 
 def _names_at(where: Location) -> Sequence[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.durations import rfc3339, rfc3339_or_none
-from gateway.cli.options import Common, Duration, with_common
+from gateway.cli.options import Common, duration_option, with_common
 from gateway.cli.output import print_fields, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def create(
     common: Common,
     project: Annotated[str, typer.Option(help="The project that the key belongs to.")] = "default",
     name: Annotated[str, typer.Option(help="What the key is for.")] = "",
-    ttl: Annotated[Duration | None, typer.Option(help="Lifetime; without it, for good.")] = None,
+    ttl: Annotated[int | None, duration_option("Lifetime; without it, for good.")] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="A model that the key may use; several are allowed.")
     ] = None,
@@ -135,7 +135,7 @@ def revoke(common: Common, key_id: KeyId) -> None:
 def rotate(
     common: Common,
     key_id: KeyId,
-    grace: Annotated[Duration, typer.Option(help="How long the old key goes on working.")],
+    grace: Annotated[int, duration_option("How long the old key goes on working.")],
 ) -> None:
     """Make a key's successor and show it, this once; the old key ends after the grace."""
     from gateway.services import admin

@@ -4,6 +4,7 @@
 # What a command needs is loaded inside it, see gateway.cli.main.
 
 import asyncio
+import gc
 import inspect
 import os
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,9 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Concatenate, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
+from typer.models import OptionInfo
 
 from gateway.cli.durations import parse_duration
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from gateway.config import Config
     from gateway.ports import Runtime
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -50,8 +51,12 @@ _OPTIONS: Final = {
         Annotated[Format, typer.Option("--format", help="How results are printed.")],
     ),
 }
-Duration = Annotated[int, typer.Option(parser=parse_duration, metavar="DURATION")]
-"""Milliseconds, written as 30s, 15m, 24h or 7d."""
+
+
+def duration_option(meaning: str) -> OptionInfo:
+    """Return an option that takes 30s, 15m, 24h or 7d and gives milliseconds."""
+    option: OptionInfo = typer.Option(parser=parse_duration, metavar="DURATION", help=meaning)
+    return option
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +89,38 @@ class Common:
     ) -> T:
         """Open the configured database, do one thing, close it.
 
-        Works beside a running server. No loop is started.
+        Works beside a running server, one with a sandbox too. No loop is started.
         """
-        return asyncio.run(_run(_quieten(self.load()), act, connects_upstreams=connects_upstreams))
+        from gateway.cli.simulated import find_sandbox
+
+        config = find_sandbox(_quieten(self.load()))
+        return asyncio.run(_run(config, act, connects_upstreams=connects_upstreams))
 
 
-def with_common(command: Callable[Concatenate[Common, P], None]) -> Callable[..., None]:
-    """Return the command with the common options in place of its first argument."""
+def with_common(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with the common options in place of its first argument, a `Common`."""
 
     @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        common = Common(**{name: kwargs.pop(name) for name in _OPTIONS})
-        command(common, *args, **kwargs)
+    def run(*, data_dir: Path | None, config: Path | None, output: Format, **own: object) -> None:
+        command(Common(data_dir, config, output), **own)
 
-    signature = inspect.signature(command)
-    options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-        for name, (default, kind) in _OPTIONS.items()
+    parameters = [
+        *list(inspect.signature(command).parameters.values())[1:],
+        *(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kind)
+            for name, (value, kind) in _OPTIONS.items()
+        ),
     ]
-    own = [*signature.parameters.values()][1:]
-    run.__signature__ = signature.replace(parameters=[*own, *options])
-    run.__annotations__ = {each.name: each.annotation for each in [*own, *options]}
+    # What typer reads of a function.
+    vars(run)["__signature__"] = inspect.Signature(parameters)
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
     return run
+
+
+def stay() -> None:
+    """Collect garbage again, see gateway.__main__, but not what was loaded to get here."""
+    gc.freeze()
+    gc.enable()
 
 
 def _quieten(config: "Config") -> "Config":
@@ -125,6 +140,7 @@ async def _run(
     async with open_runtime(
         config, environ=os.environ, connects_upstreams=connects_upstreams
     ) as runtime:
+        stay()
         try:
             return await act(runtime)
         except GatewayError as error:

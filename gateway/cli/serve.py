@@ -23,7 +23,8 @@ from granian.server.embed import Server
 from starlette.types import ASGIApp
 
 from gateway.app import create_app, create_metrics_app
-from gateway.config import Config, CredentialConfig, ServerConfig, UpstreamConfig
+from gateway.cli.simulated import SANDBOX_TIME_SCALE, with_sandbox
+from gateway.config import Config, ServerConfig
 from gateway.domain.projects import DEFAULT_PROJECT
 from gateway.errors import ConfigurationError
 from gateway.ports import Runtime
@@ -34,10 +35,8 @@ from gateway.services import admin
 from gateway.worker.loops import build_loops
 from gateway.worker.supervisor import run_loops
 
-SANDBOX_TIME_SCALE: Final = 20.0
 SANDBOX_PORT: Final = 8081
 SANDBOX_KEY_FILE: Final = "sandbox-key"
-_SANDBOX_CREDENTIAL_FILE: Final = "sandbox-credential"
 _LOCK_FILE: Final = "serve.lock"
 _BACKLOG: Final = 1024
 _START_S_MAX: Final = 10.0
@@ -121,7 +120,7 @@ async def _serve(config: Config, options: ServeOptions, environ: Mapping[str, st
         if options.sandbox:
             sandbox_url = await stack.enter_async_context(_sandbox(config))
         if sandbox_url is not None:
-            config = _with_sandbox(config, sandbox_url, is_ours=options.sandbox)
+            config = with_sandbox(config, sandbox_url, is_ours=options.sandbox)
         if not config.upstreams:
             raise ConfigurationError(_NO_UPSTREAM)
         ports = stack.enter_context(_reserved_ports(config.server))
@@ -268,22 +267,6 @@ async def _sandbox(config: Config) -> AsyncIterator[str]:
     )
     async with run_sandbox(settings) as sandbox:
         yield sandbox.url
-
-
-def _with_sandbox(config: Config, url: str, *, is_ours: bool) -> Config:
-    """Return the configuration with the sandbox as the only upstream."""
-    credential = config.data_dir / _SANDBOX_CREDENTIAL_FILE
-    write_private_file(credential, "sandbox")
-    upstream = UpstreamConfig(
-        name="sandbox",
-        dialect="ark",
-        base_url=f"{url}/api/v3",
-        credentials=(CredentialConfig(file=credential),),
-    )
-    observer = config.observer
-    if is_ours:
-        observer = observer.model_copy(update={"time_scale": SANDBOX_TIME_SCALE})
-    return config.model_copy(update={"upstreams": (upstream,), "observer": observer})
 
 
 async def _prepare(runtime: Runtime, *, with_key: bool) -> str | None:

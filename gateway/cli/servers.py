@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.options import Common, with_common
+from gateway.cli.options import Common, stay, with_common
 from gateway.cli.output import print_json, say
 
 
@@ -44,6 +44,7 @@ def serve(
 
     from gateway.cli.serve import ServeOptions, run_serve
 
+    stay()
     options = ServeOptions(sandbox, sandbox_url, common.output.value)
     raise typer.Exit(run_serve(config, options, os.environ))
 
@@ -86,6 +87,7 @@ def sandbox(
         else:
             print(f"Sandbox  {url}", flush=True)
 
+    stay()
     try:
         main_sandbox(settings, announce)
     except OSError as error:

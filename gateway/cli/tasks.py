@@ -3,12 +3,13 @@
 # ruff: noqa: PLC0415
 # What a command needs is loaded inside it, see gateway.cli.main.
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gateway.cli.durations import parse_moment, rfc3339
-from gateway.cli.options import Common, Duration, with_common
+from gateway.cli.options import Common, duration_option, with_common
 from gateway.cli.output import print_fields, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def show(common: Common, task_id: TaskId) -> None:
 def wait(
     common: Common,
     task_id: TaskId,
-    timeout: Annotated[Duration | None, typer.Option(help="Give up after this time.")] = None,
+    timeout: Annotated[int | None, duration_option("Give up after this time.")] = None,
 ) -> None:
     """Wait until a task has ended; the exit code is 0 if it succeeded, else 1."""
     from gateway.cli.waiting import wait_for_end
@@ -142,12 +143,15 @@ def _row(report: "TaskReport") -> dict[str, object]:
 def _print_report(common: Common, report: "TaskReport") -> None:
     task = report.task
     if common.is_json:
+        from gateway.domain.tasks import TaskState
         from gateway.http.rendering import task_object
 
-        # A rejected task has no public status; its own state says what there is to say.
+        # A rejected task has no public status: to its client the submit failed.
+        is_public = task.state is not TaskState.REJECTED
+        public = task if is_public else replace(task, state=TaskState.FAILED)
         print_json(
             {
-                **task_object(task),
+                **task_object(public),
                 "state": task.state.value,
                 "project": report.project.name,
                 "key_id": task.key_id,

@@ -77,8 +77,10 @@ def _check_data(url: str, kind: MediaKind, param: str, bytes_max: int) -> str:
     if head is None or head[2] != kind.value or kind is MediaKind.VIDEO:
         problem = f"a data URI of another form is given, allowed are {_allowed_schemes(kind)}"
         raise refuse(param, problem)
-    # Four characters carry three bytes: too long is known before anything is decoded.
-    if (len(url) - head.end()) // 4 * 3 > bytes_max + bytes_max // 32:
+    # Four characters carry three bytes, and lines of 64 or more may be broken by two characters:
+    # what is far too long is known before anything is decoded.
+    chars_max = (bytes_max + 2) // 3 * 4
+    if len(url) - head.end() > chars_max + chars_max // 32 + 2:
         raise refuse(param, f"at most {bytes_max} bytes are allowed")
     try:
         size_bytes, digest = _digest_base64(url, head.end())

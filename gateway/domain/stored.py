@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
@@ -10,12 +11,11 @@ from gateway.domain.parameters import PARAMETER_NAMES
 from gateway.domain.requests import NormalizedRequest
 from gateway.domain.tasks import JsonObject
 
-_KEPT_IN_CLEAR: Final = frozenset({"model", "callback_url", *PARAMETER_NAMES}) - {
-    "safety_identifier"
-}
+_KEPT_IN_CLEAR: Final = frozenset({"model", *PARAMETER_NAMES}) - {"safety_identifier"}
 _ITEM_FIELDS: Final = frozenset({"type", "role"})
 _WEB: Final = ("http:", "https:")
 _DATA: Final = "data:"
+_HASHED: Final = re.compile(r"sha256=[0-9a-f]{64}\Z")
 
 
 def stored_form(request: NormalizedRequest) -> dict[str, object]:
@@ -62,18 +62,18 @@ def strip_media_queries(stored: JsonObject) -> dict[str, object]:
 def hash_texts(stored: JsonObject) -> dict[str, object]:
     """Return the stored form with prompts, addresses and unknown fields as `sha256=HEX`.
 
-    Of a data URI the stored form has the hash already. The callback's address stays: it is still
-    to be called.
+    Of a data URI the stored form has the hash already. Hashing again changes nothing.
     """
 
     def conceal(item_type: ItemType, value: str) -> str:
         is_open = item_type is ItemType.DRAFT_TASK or value.startswith(_DATA)
-        return value if is_open else f"sha256={hashlib.sha256(value.encode()).hexdigest()}"
+        return value if is_open or _HASHED.match(value) else f"sha256={_hash_text(value)}"
 
     content = [_change_item(item, conceal, _conceal_field) for item in _read_items(stored)]
     return {
         name: value if name in _KEPT_IN_CLEAR else _conceal_field(value)
         for name, value in stored.items()
+        if name != "content"
     } | {"content": content}
 
 
@@ -110,9 +110,14 @@ def _keep(value: object) -> object:
 
 
 def _conceal_field(value: object) -> object:
+    if isinstance(value, str) and _HASHED.match(value):
+        return value
     return f"sha256={_hash(value)}"
 
 
 def _hash(value: object) -> str:
-    canonical = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return _hash_text(json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")))
+
+
+def _hash_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -52,7 +52,7 @@ def parse_json_object(body: bytes, limits: JsonLimits) -> dict[str, object]:
         _refuse("it starts with a byte order mark; plain UTF-8 is allowed")
     if b"\x00" in body:
         _refuse(f"it holds a NUL byte at byte {body.index(0)}; plain UTF-8 is allowed")
-    lifted: list[str] = []
+    lifted: dict[str, str] = {}
     skeleton = body
     if len(body) > LONG_STRING_BYTES:
         skeleton = _lift_long_strings(body, lifted, limits)
@@ -127,12 +127,11 @@ def _refuse_constant(name: str) -> NoReturn:
     _refuse(f"{name} is not JSON")
 
 
-def _check_values(root: dict[str, object], lifted: list[str], limits: JsonLimits) -> None:
+def _check_values(root: dict[str, object], lifted: dict[str, str], limits: JsonLimits) -> None:
     """Check depth and characters, and put the lifted strings back in place.
 
-    A client can't forge a placeholder: its own would be one more than was lifted.
+    A client can't forge a placeholder: each is taken once, so its own would leave none for ours.
     """
-    placeholders_left = len(lifted)
     stack: list[tuple[dict[str, object] | list[object], int]] = [(root, 1)]
     while stack:
         node, depth = stack.pop()
@@ -144,11 +143,11 @@ def _check_values(root: dict[str, object], lifted: list[str], limits: JsonLimits
             if isinstance(item, dict | list):
                 stack.append((item, depth + 1))
             elif isinstance(item, str) and _FORBIDDEN.search(item):
-                placeholders_left -= 1
-                if placeholders_left < 0 or not item.startswith(_PLACEHOLDER):
+                long_string = lifted.pop(item, None)
+                if long_string is None:
                     _refuse_characters(key)
-                node[key] = lifted[int(item[1:])]  # type: ignore[index]  # the key is this node's
-    if placeholders_left:
+                node[key] = long_string  # type: ignore[index]  # the key is this node's
+    if lifted:
         _refuse("a field's name is too long")
 
 
@@ -157,7 +156,7 @@ def _refuse_characters(key: object) -> NoReturn:
     _refuse(f"{where} holds a control character or half a surrogate pair")
 
 
-def _lift_long_strings(body: bytes, lifted: list[str], limits: JsonLimits) -> bytes:
+def _lift_long_strings(body: bytes, lifted: dict[str, str], limits: JsonLimits) -> bytes:
     """Return `body` with each long string, now in `lifted`, replaced by a placeholder."""
     pieces: list[bytes] = []
     quotes_left = limits.tokens_max
@@ -173,7 +172,7 @@ def _lift_long_strings(body: bytes, lifted: list[str], limits: JsonLimits) -> by
             is_escaped = _count_backslashes(body, start + 1, end) % 2 == 1
         if end - start > LONG_STRING_BYTES:
             pieces.append(b'%b"\\u0001%d"' % (body[kept:start], len(lifted)))
-            lifted.append(_read_long_string(body, start, end))
+            lifted[f"{_PLACEHOLDER}{len(lifted)}"] = _read_long_string(body, start, end)
             kept = end + 1
         position = end + 1
     if sum(map(len, pieces)) + len(body) - kept > SKELETON_BYTES_MAX:

@@ -15,6 +15,8 @@ from gateway.http.body import JsonLimits, parse_json_object
 from gateway.http.exchange import ClientDisconnected, Exchange
 
 _BUSY_RETRY_S: Final = 2
+_CREDITS_PER_S: Final = 16
+"""How finely the deadline follows the bytes; moving it for each of many tiny chunks would cost."""
 _CHARSET: Final = re.compile(rb";\s{0,8}charset\s{0,8}=\s{0,8}\"?([^\s;\"]{0,32})", re.IGNORECASE)
 _UTF8: Final = (b"utf-8", b"utf8")
 
@@ -116,6 +118,7 @@ async def read_body(
         raise _too_large(largest)
     started_s = asyncio.get_running_loop().time()
     credited_bytes = received_bytes = 0
+    step_bytes = server.body_rate_bytes_s_min // _CREDITS_PER_S
     # Chunks may be of one byte each: a list of them would weigh far more than the body.
     buffer = BytesIO()
     try:
@@ -133,7 +136,7 @@ async def read_body(
                     buffer.write(chunk)
                     return buffer.getvalue()
                 buffer.write(chunk)
-                if received_bytes - credited_bytes >= server.body_rate_bytes_s_min:
+                if received_bytes - credited_bytes >= step_bytes:
                     credited_bytes = received_bytes
                     earned_s = credited_bytes / server.body_rate_bytes_s_min
                     deadline.reschedule(started_s + server.body_deadline_s + earned_s)

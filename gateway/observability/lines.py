@@ -4,7 +4,8 @@ Same stream, same names, same level filter as any other event. On a terminal, or
 that is not ours, lines go through the logger like all others.
 """
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -15,47 +16,56 @@ from gateway.observability.logging import Logger
 
 _INFO: Final = 20
 
-Write = Callable[[str], object]
+Print = Callable[[str], object]
 
 
 class LineWriter:
-    """Writes events of level info whose values are known to hold nothing secret."""
+    """Writes events of level info whose values are known to hold nothing secret.
+
+    The lines of one turn of the event loop are printed together at its end.
+    """
 
     def __init__(self, log: Logger) -> None:
         self._log = log
-        self._write = _stream_behind(log)
+        self._print = _printer_behind(log)
         self._is_enabled = log.is_enabled_for(_INFO)
+        self._pending: list[str] = []
         self._second = -1
         self._stamp = ""
 
-    def write(self, event: str, now_ms: int, fields: Mapping[str, object]) -> None:
+    def write(self, event: str, now_ms: int, fields: dict[str, object]) -> None:
         """Write one line. `fields` are not redacted: ids, numbers and closed sets only."""
         if not self._is_enabled:
             return
-        if self._write is None:
+        if self._print is None:
             self._log.info(event, **fields)
             return
+        fields["event"] = event
+        fields["level"] = "info"
+        fields["@timestamp"] = self._timestamp(now_ms)
+        self._pending.append(orjson.dumps(fields).decode())
+        if len(self._pending) == 1:
+            asyncio.get_running_loop().call_soon(self._flush, self._print)
+
+    def _flush(self, print_lines: Print) -> None:
+        lines, self._pending = self._pending, []
+        print_lines("\n".join(lines))
+
+    def _timestamp(self, now_ms: int) -> str:
         second, ms = divmod(now_ms, 1000)
         if second != self._second:
             self._second = second
             self._stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        line = {
-            **fields,
-            "event": event,
-            "level": "info",
-            "@timestamp": f"{self._stamp}.{ms:03d}000Z",
-        }
-        self._write(orjson.dumps(line).decode())
+        return f"{self._stamp}.{ms:03d}000Z"
 
 
-def _stream_behind(log: Logger) -> Write | None:
-    """Return what prints a ready line to the stream of `log`, if its lines are JSON."""
+def _printer_behind(log: Logger) -> Print | None:
+    """Return what prints ready lines to the stream of `log`, if its lines are JSON."""
     bound = log.bind()
     processors = getattr(bound, "_processors", ())
     printer = getattr(bound, "_logger", None)
     if isinstance(printer, structlog.PrintLogger) and any(
         isinstance(processor, structlog.processors.JSONRenderer) for processor in processors
     ):
-        write: Write = printer.msg
-        return write
+        return printer.msg
     return None

@@ -142,8 +142,8 @@ async def rotate_key(runtime: Runtime, actor: str, key_id: str, *, grace_ms: int
     return created
 
 
-async def install_bootstrap_key(runtime: Runtime, key: str) -> Key:
-    """Install a key given from outside for project `default`, once.
+def check_bootstrap_key(key: str) -> str:
+    """Return the public id of a key given from outside.
 
     Raises: InvalidRequest, without a character of the key in the message, if it is malformed or a
     well-known example.
@@ -160,6 +160,16 @@ async def install_bootstrap_key(runtime: Runtime, key: str) -> Key:
             "GATEWAY_BOOTSTRAP_KEY is an example value or has next to no entropy.",
             param="bootstrap_key",
         )
+    return public_id
+
+
+async def install_bootstrap_key(runtime: Runtime, key: str) -> Key:
+    """Install a key given from outside for project `default`, once.
+
+    Raises: InvalidRequest, without a character of the key in the message, if it is malformed or a
+    well-known example.
+    """
+    public_id = check_bootstrap_key(key)
     project = await ensure_default_project(runtime)
     known = await runtime.db.read(keys.find, public_id)
     if known is None:

@@ -130,6 +130,11 @@ async def cancel_unfinished(runtime: Runtime, task: Task) -> bool:
 
     Raises: what `cancel_task` raises.
     """
+    if task.route.upstream not in runtime.upstreams:
+        raise CancellationUnsupported(
+            f"Task {task.id} is at the upstream {task.route.upstream}, which is not configured.",
+            param="id",
+        )
     if task.state is TaskState.QUEUED:
         task = await look_at(runtime, task)
     if task.state in {TaskState.RESERVED, TaskState.UNKNOWN}:

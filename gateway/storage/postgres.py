@@ -209,6 +209,8 @@ class _Server:
             return await self.run(engine, fn)
         except StorageUnavailable as error:
             raise StorageUnavailable(f"The database can't be opened: {error.__cause__}") from error
+        except sa.exc.DBAPIError as error:
+            raise ConfigurationError(f"The schema can't be read or made: {error.orig}") from error
 
     async def run(self, engine: AsyncEngine, fn: Callable[[sa.Connection], T]) -> T:
         """Run `fn` as one transaction, again if the server gave it up for another."""

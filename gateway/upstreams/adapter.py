@@ -140,13 +140,11 @@ class HttpUpstream:
                 read_items(await self._client.list(credential, query))
             return
         # Without a list, a task that can't exist: to be told so proves path and credential.
-        await _wait_turn(self._gets, credential)
-        with self._recorded(Operation.GET):
-            answer = await self._client.get(credential, _IMPOSSIBLE_ID)
-            if not (answer.is_success or says_task_gone(answer)):
-                fault = read_fault(answer)
-                if not (isinstance(fault, UpstreamRejected) and answer.status == 400):
-                    raise fault
+        try:
+            await self.observe(credential, _IMPOSSIBLE_ID)
+        except UpstreamRejected as fault:
+            if fault.public_status != 400:
+                raise
 
     async def close(self) -> None:
         await self._client.close()

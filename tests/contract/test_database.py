@@ -6,7 +6,6 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -206,16 +205,10 @@ async def test_a_killed_process_keeps_what_it_was_told_is_written(place: Place) 
             print(number, flush=True)
         """,
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", source], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        told = [int(process.stdout.readline()) for _ in range(50)]
-        process.kill()
-        told += [int(line) for line in process.stdout.read().splitlines()]
+    told = await asyncio.to_thread(run_until_killed, source, 50)
 
     async with reopened(place) as database:
-        assert await database.read(count_events) >= len(told)
+        assert await database.read(count_events) >= told
 
 
 async def test_two_processes_write_at_once_and_lose_nothing(
@@ -305,6 +298,16 @@ async def watched(database: Database) -> AsyncIterator["asyncio.Queue[Change]"]:
         watcher.cancel()
         with suppress(asyncio.CancelledError):
             await watcher
+
+
+def run_until_killed(source: str, line_count: int) -> int:
+    """Run a program, kill it after so many lines; return how many it printed in all."""
+    command = [sys.executable, "-c", source]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = [process.stdout.readline() for _ in range(line_count)]
+        process.kill()
+        return len(told + process.stdout.readlines())
 
 
 def program(place: Place, body: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from gateway.config import Config, CredentialConfig, ServerConfig, UpstreamConfig
-from gateway.yaml_file import read_yaml_mapping
+from gateway.settings import load_config
 
 Values = Mapping[str, Any]
 Manifests = dict[str, dict[str, Any]]
@@ -53,7 +53,7 @@ FULL: Values = {
         "GATEWAY_BOOTSTRAP_KEY": {"name": "gateway-secrets", "key": "bootstrap-key"},
         "GATEWAY_STORAGE__URL": {"name": "gateway-database", "key": "url"},
     },
-    "extraEnv": {"GATEWAY_TELEMETRY__LOG_LEVEL": "debug", "GATEWAY_AUTH__PEPPER_FILE": "/x"},
+    "extraEnv": {"GATEWAY_TELEMETRY__LOG_LEVEL": "debug", "ARK_BASE_URL": "https://a.example"},
     "extraVolumes": [{"name": "ark", "secret": {"secretName": "ark-keys"}}],
     "extraVolumeMounts": [{"name": "ark", "mountPath": "/run/secrets/ark", "readOnly": True}],
     "persistence": {"storageClass": "fast", "accessMode": "ReadWriteOncePod", "keep": False},
@@ -105,6 +105,9 @@ REFUSED: tuple[tuple[Values, str], ...] = (
     ({"extraEnv": {"GATEWAY_STORAGE__URL": "x"}}, "GATEWAY_STORAGE__URL"),
     ({"extraEnv": {"GATEWAY_DATA_DIR": "/tmp"}}, "GATEWAY_DATA_DIR"),
     ({"extraEnv": {"GATEWAY_SERVER__PORT": "80"}}, "GATEWAY_SERVER__PORT"),
+    ({"extraEnv": {"DATABASE_URL": "x"}}, "DATABASE_URL"),
+    ({"extraEnv": {"GATEWAY_CONFIG": "/tmp/x"}}, "GATEWAY_CONFIG"),
+    ({"extraEnv": {"PORT": "80"}}, "PORT"),
     ({"extraEnv": {"A": 1}}, "/extraEnv/A"),
     ({"persistence": {"accessMode": "ReadWriteMany"}}, "/persistence/accessMode"),
     ({"persistence": {"size": "ten"}}, "/persistence/size"),
@@ -143,7 +146,7 @@ def config_of(manifests: Manifests, folder: Path, name: str = NAME) -> Config:
     """Read the rendered configuration as the gateway would read the mounted file."""
     file = folder / "config.yaml"
     file.write_text(manifests[f"ConfigMap/{name}"]["data"]["config.yaml"])
-    return Config.model_validate(read_yaml_mapping(file))
+    return load_config(file, {})
 
 
 @pytest.mark.parametrize("values", [{}, FULL], ids=["defaults", "full"])
@@ -237,6 +240,7 @@ def test_what_is_written_lies_on_volumes() -> None:
     pod = pod_of(render())
     mounts = {one["mountPath"]: one for one in pod["containers"][0]["volumeMounts"]}
     volumes = {one["name"]: one for one in pod["volumes"]}
+    assert mounts["/etc/seedance-gateway"]["name"] == "config"
     assert {path for path, one in mounts.items() if not one.get("readOnly")} == {"/data", "/tmp"}
     assert volumes["data"]["persistentVolumeClaim"] == {"claimName": NAME}
     assert "emptyDir" in volumes["tmp"]
@@ -315,13 +319,29 @@ def test_secrets_come_by_reference() -> None:
         "ARK_API_KEY": {"name": "seedance-gateway", "key": "ark-api-key"},
     }
     assert environment == {
+        "GATEWAY_CONFIG": {"value": "/etc/seedance-gateway/config.yaml"},
         **{name: {"valueFrom": {"secretKeyRef": ref}} for name, ref in secrets.items()},
         **{name: {"value": value} for name, value in FULL["extraEnv"].items()},
     }
 
 
 def test_a_secret_can_be_left_out() -> None:
-    assert "env" not in pod_of(render({"secretEnv": {"ARK_API_KEY": None}}))["containers"][0]
+    (container,) = pod_of(render({"secretEnv": {"ARK_API_KEY": None}}))["containers"]
+    assert [one["name"] for one in container["env"]] == ["GATEWAY_CONFIG"]
+
+
+def test_a_secret_can_be_a_mounted_file() -> None:
+    rendered = render({"extraEnv": {"GATEWAY_AUTH__PEPPER_FILE": "/run/secrets/pepper"}})
+    assert pod_of(rendered)["containers"][0]["env"][-1]["value"] == "/run/secrets/pepper"
+
+
+def test_a_proxys_password_can_be_a_reference() -> None:
+    def upstream(proxy: str) -> Values:
+        return {"config": {"upstreams": [{"proxy": proxy}]}}
+
+    assert render(upstream("http://${PROXY_USER}:${PROXY_WORD}@proxy.example:3128"))
+    with pytest.raises(helm_python.HelmValuesError):
+        render(upstream("http://user:word@proxy.example:3128"))
 
 
 def test_the_ingress_streams_bodies_and_never_retries() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import ServerConfig
+from gateway.config import ServerConfig, UpstreamConfig
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "deploy.md"
 BODY_BYTES_MAX = ServerConfig().body_bytes_max
@@ -196,3 +196,22 @@ async def test_nginx_refuses_a_larger_body_itself(front: Front) -> None:
     answer = await front.ask(request("POST", "/seedance/generations", BODY_BYTES_MAX + 1))
     assert b" 413 " in answer
     assert front.backend.requests == []
+
+
+def seconds_of(language: str, setting: str) -> float:
+    (value,) = re.findall(rf"(?m)^\s*{setting} (\d+)s;?$", example_of(language))
+    return float(value)
+
+
+@pytest.mark.parametrize(
+    ("language", "reading", "idle"),
+    [
+        ("nginx", "proxy_read_timeout", "keepalive_timeout"),
+        ("haproxy", "timeout server", "timeout http-keep-alive"),
+    ],
+)
+def test_waits_longer_than_an_upstream_and_idles_shorter_than_the_gateway(
+    language: str, reading: str, idle: str
+) -> None:
+    assert seconds_of(language, reading) > UpstreamConfig.model_fields["answer_timeout_s"].default
+    assert seconds_of(language, idle) < ServerConfig().head_timeout_s

@@ -81,8 +81,8 @@ def test_long_text_is_cut() -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    [" ", "a", "-", ".", "1", "a.", "a://", "a://.", "request id", "data:", "cgt-", "1.1.", "(", "=",
-     "bearer ", "account ", "a-1.com/"],
+    [" ", "a", "-", ".", "1", "a.", "a://", "a://.", "request id", "data:", "cgt-", "1.1.", "(",
+     "=", "bearer ", "account ", "a-1.com/"],
 )  # fmt: skip
 def test_hostile_text_costs_little(unit: str) -> None:
     started_s = time.process_time()

@@ -1,0 +1,89 @@
+"""What an operator asks first: does this gateway have all that it needs, and if not, what to do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from gateway.domain.projects import AuditEvent
+from gateway.errors import GatewayError, UpstreamFault
+from gateway.ports import Runtime
+from gateway.storage import audit, tasks
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_CLOCK_BACK_MS_MAX: Final = 5000
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one check; `remedy` says what to do unless all is well."""
+
+    check: str
+    level: Level
+    message: str
+    remedy: str = ""
+
+
+async def check_database(runtime: Runtime) -> Finding:
+    """Whether the database answers and takes writes. Its schema was checked when it was opened."""
+    now_ms = runtime.clock.now_ms()
+    event = AuditEvent(runtime.ids.new("evt", now_ms), now_ms, "doctor", "database.checked", "")
+    try:
+        await runtime.db.write(_write_and_undo, event)
+    except _Undone:
+        return Finding("database", Level.OK, f"{runtime.db.name} answers, is migrated and writable")
+    except GatewayError as error:
+        return Finding(
+            "database", Level.FAIL, error.message, "Check its disk, its rights and who locks it."
+        )
+    raise AssertionError("a write that raises can't return")
+
+
+async def check_clock(runtime: Runtime) -> Finding:
+    """Whether the clock stands before something that has happened already."""
+    now_ms = runtime.clock.now_ms()
+    events = await runtime.db.read(audit.list_events, 0, 1)
+    newest = await runtime.db.read(tasks.list_all, 1)
+    seen_ms = [event.at_ms for event in events] + [task.created_at_ms for task in newest]
+    back_ms = max(seen_ms, default=now_ms) - now_ms
+    if back_ms > _CLOCK_BACK_MS_MAX:
+        return Finding(
+            "clock",
+            Level.FAIL,
+            f"the clock is {back_ms // 1000} s before the newest row of the database",
+            "Set the clock, and let NTP keep it.",
+        )
+    return Finding("clock", Level.OK, "not before anything that is stored")
+
+
+async def check_upstreams(runtime: Runtime) -> Sequence[Finding]:
+    """Whether each upstream takes each of its credentials: one free read each."""
+    findings = []
+    for upstream in runtime.upstreams.values():
+        for credential in upstream.credentials:
+            name = f"upstream {upstream.name}, credential {credential}"
+            try:
+                await upstream.check(credential)
+            except UpstreamFault as error:
+                remedy = "Check base_url, proxy and the credential: a key fits one cloud."
+                findings.append(Finding(name, Level.FAIL, error.message, remedy))
+            else:
+                findings.append(Finding(name, Level.OK, "accepted"))
+    return findings
+
+
+class _Undone(Exception):
+    """Takes back what was only tried."""
+
+
+def _write_and_undo(conn: "Connection", event: AuditEvent) -> None:
+    audit.add(conn, event)
+    raise _Undone
