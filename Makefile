@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DATA ?= .data
 ARGS ?=
 
@@ -13,19 +14,21 @@ help: ## Show this list
 
 setup: $(VENV)/.base ## Make .venv with what the gateway needs
 
-$(VENV)/.base: requirements/base.lock pyproject.toml
+$(VENV)/.base: requirements/base.lock requirements/build.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/base.lock
+	$(PIP) --require-hashes -r requirements/base.lock -r requirements/build.lock
+	$(PIP) --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
 setup-dev: $(VENV)/.dev ## Make .venv with what the tests need, too
 
 $(VENV)/.dev: requirements/dev.lock $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(PIP) --require-hashes -r requirements/dev.lock
 	@touch $@
 
 run: setup ## Start a gateway with the built-in sandbox; prints URL, key and a curl
-	@$(BIN)/python -m gateway serve --sandbox --data-dir $(DATA) $(ARGS)
+	@$(BIN)/seedance-gateway serve --sandbox --data-dir $(DATA) $(ARGS)
 
 test: setup-dev ## Run the whole default suite
 	$(BIN)/python -m pytest $(ARGS)

@@ -58,7 +58,7 @@ class ServerConfig(Section):
         description="Slowest rate at which a body may arrive, in bytes per second.",
     )
     body_inline_bytes_max: Count = Field(
-        default=1024 * 1024, description="Larger bodies are parsed off the event loop."
+        default=1024 * 1024, description="Bodies larger than this are parsed off the event loop."
     )
     body_parse_concurrency_max: Count = Field(
         default=2, description="Large bodies being parsed at once."
@@ -77,7 +77,7 @@ class ServerConfig(Section):
     headers_count_max: Count = Field(default=100, description="Most header lines of a request.")
     path_bytes_max: Count = Field(default=1024, description="Longest path of a request.")
     query_bytes_max: Count = Field(
-        default=30 * 1024, description="Room for 500 repeated filter.task_ids."
+        default=30 * 1024, description="Longest query of a request; room for 500 filter.task_ids."
     )
     connections_max: Count = Field(
         default=1024, description="Connections served at once; more wait to be accepted."
@@ -97,10 +97,11 @@ class AuthConfig(Section):
     """Keys: their pepper, and how long a looked-up key is believed."""
 
     pepper: SecretStr | None = Field(
-        default=None, description="Made in the data folder if not set; required on PostgreSQL."
+        default=None,
+        description="Secret of the digests; made in the data folder, but required on PostgreSQL.",
     )
     cache_s: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.9, description="A revocation is effective after this time at the latest."
+        default=0.9, description="Time for which a key is believed without a look at the database."
     )
     cache_keys_max: Count = Field(default=10_000, description="Looked-up keys kept in memory.")
 
@@ -177,7 +178,9 @@ class UpstreamConfig(Section):
     answer_timeout_s: Seconds = Field(
         default=600.0, description="Time to answer a submit; the vendor fetches media first."
     )
-    read_timeout_s: Seconds = Field(default=20.0, description="For status, list and cancel.")
+    read_timeout_s: Seconds = Field(
+        default=20.0, description="Time to answer a status read, a list or a cancel."
+    )
     answer_bytes_max: Count = Field(
         default=4 * 1024 * 1024, description="Largest answer that is read."
     )
@@ -241,10 +244,10 @@ class ValidationConfig(Section):
     text_chars_max: Count = Field(default=20_000, description="Longest text item.")
     url_chars_max: Count = Field(default=4096, description="Longest media URL.")
     image_bytes_max: Count = Field(
-        default=30 * 1024 * 1024, description="Of one image given as a data URI, decoded."
+        default=30 * 1024 * 1024, description="Largest image given as a data URI, decoded."
     )
     audio_bytes_max: Count = Field(
-        default=15 * 1024 * 1024, description="Of one sound given as a data URI, decoded."
+        default=15 * 1024 * 1024, description="Largest sound given as a data URI, decoded."
     )
 
 
@@ -252,7 +255,8 @@ class SubmitConfig(Section):
     """How the paid POST is sent."""
 
     client_wait_s: Seconds = Field(
-        default=50.0, description="After this time the client gets its id without an answer."
+        default=50.0,
+        description="Time after which a waiting client gets its id without the upstream's answer.",
     )
     not_sent_retries_max: Annotated[int, Field(ge=0, le=5)] = Field(
         default=2, description="Repeats of a submit of which provably no byte left."
@@ -291,10 +295,10 @@ class ObserverConfig(Section):
     )
     missing_s_min: Seconds = Field(
         default=600.0,
-        description="A task that its upstream denies fails after this time at the earliest,",
+        description="Time for which an upstream must deny a task it accepted before that fails.",
     )
     missing_count_min: Count = Field(
-        default=3, description="and after this many reads that deny it."
+        default=3, description="Reads that must deny it, too, before it fails."
     )
     time_scale: Annotated[float, Field(gt=0, le=10_000)] = Field(
         default=1.0, description="Speed of a simulated upstream; 1 for a real one."
@@ -352,14 +356,18 @@ class RetentionConfig(Section):
     """How long what clients sent is kept."""
 
     request_days: Annotated[int, Field(ge=0, le=3650)] = Field(
-        default=7, description="0 keeps no request on disk: the echo shows hashes."
+        default=7,
+        description="Days that requests are kept; 0 keeps none on disk: the echo shows hashes.",
     )
 
 
 class FinanceConfig(Section):
     """What finance counts by."""
 
-    timezone: str = Field(default="UTC", description="Days and months of reports and budgets.")
+    timezone: str = Field(
+        default="UTC",
+        description="Time zone in which days and months of reports and budgets begin.",
+    )
 
     @field_validator("timezone")
     @classmethod
@@ -390,11 +398,14 @@ class Config(Section):
         description="Folder of the database, the pepper and the sandbox's files.",
     )
     bootstrap_key: SecretStr | None = Field(
-        default=None, description="A key installed for project `default` at first start."
+        default=None,
+        description="A key that a start installs for project `default`; see `keys generate`.",
     )
     server: ServerConfig = ServerConfig()
     auth: AuthConfig = AuthConfig()
-    upstreams: tuple[UpstreamConfig, ...] = ()
+    upstreams: tuple[UpstreamConfig, ...] = Field(
+        default=(), description="The providers that requests go to, in order of preference."
+    )
     models: ModelsConfig = ModelsConfig()
     validation: ValidationConfig = ValidationConfig()
     submit: SubmitConfig = SubmitConfig()

@@ -1,7 +1,7 @@
 """Write what follows from gateway/config.py: the tables of docs/configuration.md, and the example.
 
-Run it after a change of a setting: `.venv/bin/python scripts/make_configuration.py`. A test compares
-both files with what this script would write.
+Run it after a change of a setting: `.venv/bin/python -m scripts.make_configuration`. A test
+compares both files with what it would write.
 """
 
 import json
@@ -97,13 +97,13 @@ def _render_table(
 
 
 def _render_upstreams() -> str:
-    lines = ["# The providers that requests are forwarded to, in order of preference.", ""]
-    lines[1:] = ["#upstreams: []", "#", "# An upstream with each of its settings:", "#"]
+    description = Config.model_fields["upstreams"].description
+    lines = [f"# {description}", "#upstreams: []", "#", "# One with each of its settings:", "#"]
     lines.append("#   upstreams:")
+    defaults = _dumped(UpstreamConfig)
     for name, info in UpstreamConfig.model_fields.items():
-        value = _SAMPLE.get(name, None if info.is_required() else _dumped(UpstreamConfig)[name])
-        lead = "    - " if name == "name" else "      "
-        lines.append(f"#   {lead}{name}: {_yaml(value)}  # {info.description}")
+        lead = "  - " if name == "name" else "    "
+        lines.append(f"#   {lead}{name}: {_yaml(defaults[name])}  # {info.description}")
     return "\n".join(lines) + "\n"
 
 
@@ -124,12 +124,10 @@ def _default(model: type[Section], name: str) -> str:
 
 
 def _dumped(model: type[Section]) -> Mapping[str, object]:
-    """Return the defaults as JSON values, also those of a model with required settings."""
-    fields = {name: _SAMPLE.get(name) for name in ("name", "base_url", "credentials")}
-    required = [name for name, info in model.model_fields.items() if info.is_required()]
-    if model is CredentialConfig:
-        return {"name": "default", "env": None, "file": None}
-    return model.model_validate({name: fields[name] for name in required}).model_dump(mode="json")
+    """Return the defaults as JSON values, and a sample of what has none."""
+    required = {name for name, info in model.model_fields.items() if info.is_required()}
+    defaults = model.model_construct().model_dump(mode="json", exclude=required)
+    return {**defaults, **{name: _SAMPLE[name] for name in required}}
 
 
 def _yaml(value: object) -> str:
@@ -171,8 +169,9 @@ def _plain(number: object) -> str:
 
 
 def _section_of(annotation: object) -> type[Section] | None:
-    is_section = isinstance(annotation, type) and issubclass(annotation, Section)
-    return annotation if is_section else None
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return None
 
 
 def _sentence(model: type[Section]) -> str:

@@ -149,7 +149,8 @@ def _check_credential(
     try:
         read_credentials(upstream.model_copy(update={"credentials": (credential,)}), environ)
     except ConfigurationError as error:
-        return Finding(name, Level.FAIL, str(error), "Set the variable, or correct the path.")
+        message = str(error).removeprefix(f"{name}: ")
+        return Finding(name, Level.FAIL, message, "Set the variable, or correct the path.")
     if credential.file is not None and credential.file.stat().st_mode & stat.S_IROTH:
         message = f"everybody on this machine can read {credential.file}"
         return Finding(name, Level.WARN, message, f"chmod o-r {credential.file}")

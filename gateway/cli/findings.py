@@ -33,4 +33,5 @@ def find_refusals(error: ConfigRefused) -> Sequence[Finding]:
 
 
 def _sentence(finding: Finding) -> str:
-    return f"{finding.message}. {finding.remedy}" if finding.remedy else finding.message
+    message = finding.message.removesuffix(".")
+    return f"{message}. {finding.remedy}" if finding.remedy else message

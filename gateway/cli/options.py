@@ -119,8 +119,9 @@ def with_common(command: Callable[..., None]) -> Callable[..., None]:
 
 def stay() -> None:
     """Collect garbage again, see gateway.__main__, but not what was loaded to get here."""
-    gc.freeze()
-    gc.enable()
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _quieten(config: "Config") -> "Config":

@@ -86,13 +86,14 @@ class _UnfitAnswerError(Exception):
 
 
 class _Wire:
-    """What the transport has told of one request."""
+    """What the transport has told of one request; `on_begin` is called as it begins to leave."""
 
-    __slots__ = ("_is_begun", "_is_traced")
+    __slots__ = ("_is_begun", "_is_traced", "_on_begin")
 
-    def __init__(self) -> None:
+    def __init__(self, on_begin: Callable[[], None]) -> None:
         self._is_traced = False
         self._is_begun = False
+        self._on_begin = on_begin
 
     async def saw(self, event: str, info: Mapping[str, object]) -> None:
         self._is_traced = True
@@ -102,6 +103,7 @@ class _Wire:
             and getattr(info.get("request"), "method", b"") != b"CONNECT"
         ):
             self._is_begun = True
+            self._on_begin()
 
     def proves_unsent(self, exc: Exception) -> bool:
         """Whether no byte of the request left. Silence of the transport is no proof."""
@@ -146,7 +148,8 @@ class UpstreamClient:
     async def submit(self, credential: str, body: bytes, attempt_id: str) -> Answer:
         """POST `body`, a JSON object, once; return the complete answer, whatever it says.
 
-        Lasts at most `connect_timeout_s` (for a free slot) plus `answer_timeout_s`.
+        Lasts at most `connect_timeout_s` for a free slot, twice that for a connection (with TLS
+        and the tunnel of a proxy), and `answer_timeout_s` for everything after that.
 
         Raises: UpstreamUnavailable (no byte left), UpstreamAmbiguous (bytes left, no complete
         answer), UpstreamAccount (no such credential).
@@ -158,21 +161,9 @@ class UpstreamClient:
             ("Content-Length", str(len(body))),
             ("X-Client-Request-Id", attempt_id),
         ]
-        wire = _Wire()
         request = self._request("POST", self._tasks_url, credential, headers, _Chunks(body))
-        request.extensions["trace"] = wire.saw
-        answer = None
         async with self._slot():
-            try:
-                async with (
-                    asyncio.timeout(self._config.answer_timeout_s),
-                    self._open_transport() as transport,
-                ):
-                    answer = await self._exchange(transport, request, credential)
-            except Exception as exc:  # noqa: BLE001 - transports raise more than httpx's own errors, and whatever they raise, only the wire tells whether a video was bought
-                if answer is None:
-                    raise _submit_fault(wire, exc) from _tellable(exc)
-        return answer
+            return await self._send_once(request, credential)
 
     async def get(self, credential: str, upstream_task_id: str) -> Answer:
         """Read one task. Raises as `list` does."""
@@ -193,6 +184,23 @@ class UpstreamClient:
 
     async def close(self) -> None:
         await self._reads.aclose()
+
+    async def _send_once(self, request: httpx.Request, credential: str) -> Answer:
+        loop = asyncio.get_running_loop()
+        # Until the request begins to leave, the deadline is that of connecting. httpx times TCP
+        # and TLS by themselves; ours comes after both, because httpcore leaks a socket whose
+        # handshake is cancelled, and ends what has no time-out there: a tunnel that never opens.
+        deadline = asyncio.timeout(2 * self._config.connect_timeout_s)
+        wire = _Wire(lambda: deadline.reschedule(loop.time() + self._config.answer_timeout_s))
+        request.extensions["trace"] = wire.saw
+        answer = None
+        try:
+            async with deadline, self._open_transport() as transport:
+                answer = await self._exchange(transport, request, credential)
+        except Exception as exc:  # noqa: BLE001 - transports raise more than httpx's own errors, and whatever they raise, only the wire tells whether a video was bought
+            if answer is None:
+                raise _submit_fault(wire, exc) from _tellable(exc)
+        return answer
 
     async def _read(self, method: str, url: httpx.URL, credential: str) -> Answer:
         request = self._request(method, url, credential)

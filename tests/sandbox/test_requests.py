@@ -454,7 +454,7 @@ async def test_bills_every_size_by_its_frames(open_upstream: Opener) -> None:
 async def test_reports_the_published_samples(
     upstream: Upstream, fields: dict[str, object], tokens: int
 ) -> None:
-    shown = await upstream.finish(**fields)
+    shown = await upstream.finish("a boat", **fields)
 
     assert shown["usage"]["completion_tokens"] == tokens
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 import ssl
 import struct
@@ -76,8 +77,10 @@ class RawConnection:
 
     def reset(self) -> None:
         """Close with RST instead of FIN."""
-        sock = self._writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        descriptor = self._writer.get_extra_info("socket").fileno()
+        # A duplicate, because uvloop's socket object can't set options.
+        with socket.socket(fileno=os.dup(descriptor)) as twin:
+            twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
     async def wait_until_left(self) -> None:

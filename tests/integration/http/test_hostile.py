@@ -13,6 +13,7 @@ from gateway.config import Config
 from gateway.ports import Runtime
 from gateway.services import admin
 from tests.support.listening import SERVERS, exchange_bytes, listening
+from tests.support.waiting import eventually
 
 PATH = b"/seedance/generations"
 GET = b"GET " + PATH + b" HTTP/1.1\r\n"
@@ -209,7 +210,12 @@ async def test_a_flood_of_one_byte_chunks_costs_no_more_than_its_bytes(
     port: int, head: bytes, runtime: Runtime
 ) -> None:
     del runtime
-    sent = POST + head + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 20_000
+    sent = (
+        POST
+        + head
+        + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"1\r\n \r\n" * 20_000
+    )
     tracemalloc.start()
     try:
         async with asyncio.timeout(30):
@@ -230,9 +236,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_changes_nothing(
     await writer.drain()
     writer.close()
     counts = runtime.metrics.http_requests.values
-    async with asyncio.timeout(10):
-        while not counts.get(("/seedance/generations", "POST", "499")):
-            await asyncio.sleep(0.01)
+    await eventually(lambda: counts.get(("/seedance/generations", "POST", "499")))
 
     received, _ = await exchange_bytes(port, GET + head + b"\r\n", quiet_s=0.3)
     assert statuses(received) == [200]
@@ -242,7 +246,7 @@ async def test_a_large_body_is_parsed_beside_the_loop(port: int, head: bytes) ->
     body = json.dumps({"model": "x", "content": [{"type": "text", "text": "a" * 15_000}]}).encode()
 
     received, _ = await exchange_bytes(
-        port, POST + head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        port, POST + head + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     )
 
     assert statuses(received) == [404]

@@ -35,6 +35,7 @@ CANARY = "canary-8d1c3f0ab7"
 BODY = b'{"model":"m","content":[]}'
 TASK_ID = "cgt-20260101000000-abcde"
 ACCEPTED = json_answer({"id": TASK_ID})
+SHORT_S = 0.3
 PATH = "/api/v3/contents/generations/tasks"
 
 
@@ -44,10 +45,10 @@ def config_for(base_url: str, **settings: object) -> UpstreamConfig:
             "name": "one",
             "base_url": base_url,
             "credentials": [CredentialConfig(name="main", env="UNUSED")],
-            "connect_timeout_s": 0.4,
-            "write_timeout_s": 0.4,
-            "answer_timeout_s": 1.0,
-            "read_timeout_s": 0.6,
+            "connect_timeout_s": 20,
+            "write_timeout_s": 20,
+            "answer_timeout_s": 20,
+            "read_timeout_s": 20,
             **settings,
         }
     )
@@ -157,6 +158,9 @@ async def endless_body(connection: RawConnection) -> None:
 
 HALF_AN_ANSWER = ACCEPTED[: -len(b'abcde"}')]
 BOMB = gzip.compress(b" " * 20_000_000)
+stalls_in_the_head = says_and_stalls(b"HTTP/1.1 200 OK\r\nContent-Len")
+stalls_in_the_body = says_and_stalls(HALF_AN_ANSWER)
+SILENT = {never_answers, trickles, stalls_in_the_head, stalls_in_the_body}
 AMBIGUOUS: dict[str, Script] = {
     "closes after reading all": closes_after_reading_all,
     "resets after reading all": resets_after_reading_all,
@@ -165,13 +169,13 @@ AMBIGUOUS: dict[str, Script] = {
     "closes right after accept": closes_at_once,
     "never answers": never_answers,
     "partial head": says(b"HTTP/1.1 200 OK\r\nContent-Len"),
-    "partial head, then silence": says_and_stalls(b"HTTP/1.1 200 OK\r\nContent-Len"),
+    "partial head, then silence": stalls_in_the_head,
     "garbage": says(b"\x00\xff\x16\x03 garbage\r\n\r\n"),
     "another protocol": says(b"SSH-2.0-OpenSSH_9.2\r\n"),
     "100, then close": says(b"HTTP/1.1 100 Continue\r\n\r\n"),
     "100, then garbage": says(b"HTTP/1.1 100 Continue\r\n\r\n\x00\x00\r\n\r\n"),
     "200, truncated": says(HALF_AN_ANSWER),
-    "200, stalled": says_and_stalls(HALF_AN_ANSWER),
+    "200, stalled": stalls_in_the_body,
     "200, trickled past the deadline": trickles,
     "200, truncated chunks": says(
         b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"id"\r\n'
@@ -196,8 +200,9 @@ AMBIGUOUS: dict[str, Script] = {
 
 @pytest.mark.parametrize("case", AMBIGUOUS)
 async def test_a_submit_whose_bytes_left_is_ambiguous_and_never_repeated(case: str) -> None:
+    answer_timeout_s = SHORT_S if AMBIGUOUS[case] in SILENT else 20
     async with RawUpstream(AMBIGUOUS[case]) as upstream:
-        fault = await submit_to(upstream, answer_bytes_max=65536)
+        fault = await submit_to(upstream, answer_bytes_max=65536, answer_timeout_s=answer_timeout_s)
 
         assert type(fault) is UpstreamAmbiguous
         assert upstream.connection_count == 1
@@ -209,7 +214,7 @@ async def test_a_submit_that_the_peer_does_not_read_is_ambiguous() -> None:
         await asyncio.Event().wait()
 
     async with RawUpstream(reads_nothing) as upstream:
-        fault = await submit_to(upstream, body=b" " * 50_000_000, answer_timeout_s=30)
+        fault = await submit_to(upstream, body=b" " * 50_000_000, write_timeout_s=SHORT_S)
 
         assert type(fault) is UpstreamAmbiguous
         assert "WriteTimeout" in fault.message
@@ -230,7 +235,7 @@ async def test_a_slow_reader_is_waited_for_while_it_makes_progress() -> None:
 
     async with (
         RawUpstream(reads_slowly) as upstream,
-        client_of(upstream.base_url, write_timeout_s=1.0, answer_timeout_s=30) as client,
+        client_of(upstream.base_url, write_timeout_s=1.0) as client,
     ):
         loop = asyncio.get_running_loop()
         started_s = loop.time()
@@ -287,7 +292,7 @@ async def test_a_connect_time_out_proves_that_nothing_was_sent() -> None:
                 filler.setblocking(False)
                 filler.connect_ex(("127.0.0.1", port))
 
-            fault = await submit_in_vain(f"http://127.0.0.1:{port}")
+            fault = await submit_in_vain(f"http://127.0.0.1:{port}", connect_timeout_s=SHORT_S)
         finally:
             for filler in fillers:
                 filler.close()
@@ -308,7 +313,8 @@ async def test_a_failed_tls_handshake_proves_that_nothing_was_sent() -> None:
 
 async def test_a_silent_tls_handshake_proves_that_nothing_was_sent() -> None:
     async with RawUpstream(RawConnection.wait_until_left) as upstream:
-        fault = await submit_in_vain(upstream.base_url.replace("http:", "https:"))
+        base_url = upstream.base_url.replace("http:", "https:")
+        fault = await submit_in_vain(base_url, connect_timeout_s=SHORT_S)
 
     assert type(fault) is UpstreamUnavailable
 
@@ -352,7 +358,9 @@ async def test_a_configured_authority_is_trusted(tmp_path: Path) -> None:
 async def test_waiting_in_vain_for_a_free_connection_proves_that_nothing_was_sent() -> None:
     async with (
         RawUpstream(never_answers) as upstream,
-        client_of(upstream.base_url, connections_max=1) as client,
+        client_of(
+            upstream.base_url, connections_max=1, connect_timeout_s=SHORT_S, answer_timeout_s=1.0
+        ) as client,
         asyncio.TaskGroup() as group,
     ):
         first = group.create_task(_fault_of(client.submit("main", BODY, "attempt-1")))
@@ -388,7 +396,10 @@ async def refuses_the_tunnel(connection: RawConnection) -> None:
 async def test_a_proxy_that_opens_no_tunnel_proves_that_nothing_was_sent(script: Script) -> None:
     async with RawUpstream(script) as proxy:
         address = f"http://user:{CANARY}@127.0.0.1:{proxy.port}"
-        fault = await submit_in_vain("https://ark.example/api/v3", proxy=address)
+        connect_timeout_s = SHORT_S if script is never_answers else 20
+        fault = await submit_in_vain(
+            "https://ark.example/api/v3", proxy=address, connect_timeout_s=connect_timeout_s
+        )
 
         assert type(fault) is UpstreamUnavailable
         assert [request.method for request in proxy.requests] in ([], ["CONNECT"])
@@ -480,7 +491,7 @@ async def test_a_large_body_arrives_whole() -> None:
 
     async with (
         RawUpstream(always(ACCEPTED)) as upstream,
-        client_of(upstream.base_url, answer_timeout_s=30, write_timeout_s=30) as client,
+        client_of(upstream.base_url) as client,
     ):
         await client.submit("main", body, "attempt-1")
 
@@ -546,7 +557,7 @@ async def test_an_answer_given_before_the_body_was_read_is_taken() -> None:
 
     async with (
         RawUpstream(refuses_early) as upstream,
-        client_of(upstream.base_url, answer_timeout_s=30, write_timeout_s=30) as client,
+        client_of(upstream.base_url) as client,
     ):
         answer = await client.submit("main", b" " * 5_000_000, "attempt-1")
 
@@ -590,7 +601,7 @@ async def test_a_cancelled_submit_closes_its_connection_and_frees_its_slot() -> 
 
     async with (
         RawUpstream(waits_for_the_end) as upstream,
-        client_of(upstream.base_url, connections_max=1, answer_timeout_s=60) as client,
+        client_of(upstream.base_url, connections_max=1) as client,
         asyncio.TaskGroup() as group,
     ):
         for number in range(2):
@@ -637,7 +648,11 @@ async def test_a_read_that_breaks_is_not_repeated(case: str, operation: str) -> 
 
     async with (
         RawUpstream(script) as upstream,
-        client_of(upstream.base_url, answer_bytes_max=65536) as client,
+        client_of(
+            upstream.base_url,
+            answer_bytes_max=65536,
+            read_timeout_s=SHORT_S if expected is UpstreamTimeout else 20,
+        ) as client,
     ):
         fault = await _fault_of(calls[operation](client))
 

@@ -139,7 +139,13 @@ def test_a_task_shows_its_fields_and_none_that_are_ours_or_nobodys(
 
 
 def test_a_running_task_without_content_shows_none() -> None:
-    task: JsonObject = {"id": TASK_ID, "status": "running", "content": {}, "usage": None, "error": None}
+    task: JsonObject = {
+        "id": TASK_ID,
+        "status": "running",
+        "content": {},
+        "usage": None,
+        "error": None,
+    }
 
     assert read_task(task) == (TASK_ID, Observation("running", {}))
 
