@@ -188,7 +188,8 @@ def _settle(given: dict[str, object], scope: Scope) -> dict[str, object]:
     }
     if "frames" in settled and "frames" in family.parameters:
         settled.pop("duration", None)  # Upstream, frames wins; so only frames is priced and sent.
-    if settled.get("draft") and family.draft and "resolution" not in settled:
+    makes_draft = settled.get("draft") and scope.mode is not Mode.DRAFT
+    if makes_draft and family.draft and "resolution" not in settled:
         # A draft has one resolution, and it is not the family's default.
         settled["resolution"] = family.draft.resolutions[0]
     return settled

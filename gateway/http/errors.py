@@ -16,6 +16,7 @@ from gateway.errors import (
     MethodNotAllowed,
     Overloaded,
     SubmissionUnconfirmed,
+    TooManyUnconfirmed,
     UpstreamAccount,
     UpstreamRejected,
     UpstreamUnavailable,
@@ -49,6 +50,7 @@ _BEFORE_PAYING: Final = (
     UpstreamUnavailable,
     Draining,
     Overloaded,
+    TooManyUnconfirmed,
 )
 """After these, nothing was bought: a second submit is safe. An error that is not named here counts
 as unsafe, so that a new one is so until somebody has thought about it."""

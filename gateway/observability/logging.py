@@ -25,7 +25,6 @@ EVENTS: Final = frozenset(
         "observer.status_unknown",
         "worker.loop_failed",
         "worker.loop_died",
-        "database.watch_failed",
         "key.created",
         "key.revoked",
         "server.started",

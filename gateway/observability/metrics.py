@@ -158,10 +158,14 @@ class Metrics(Collector):
         )
         self.build_info = Gauge("gateway_build_info", "Version of the program.", ("version",))
         self.build_info.set(1, __version__)
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry, platform=platform)
+        self._registry = self._open_registry()
+
+    def _open_registry(self) -> CollectorRegistry:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry, platform=platform)
+        return registry
 
     def collect(self) -> Iterator[Metric]:
         for family in vars(self).values():

@@ -21,7 +21,7 @@ from gateway.domain.tasks import (
     event_of,
     observe,
 )
-from gateway.errors import UpstreamFault
+from gateway.errors import UpstreamAccount, UpstreamFault
 from gateway.ports import Runtime, Upstream
 from gateway.services.moves import record_move
 from gateway.storage import tasks
@@ -67,8 +67,9 @@ async def look_at(runtime: Runtime, task: Task) -> Task:
     Raises: UpstreamFault if there is no answer.
     """
     assert task.upstream_task_id is not None  # noqa: S101 - only an accepted task is looked at
-    upstream = runtime.upstreams[task.route.upstream]
-    observation = await upstream.observe(task.route.credential, task.upstream_task_id)
+    observation = await upstream_of(runtime, task).observe(
+        task.route.credential, task.upstream_task_id
+    )
     if observation is None:
         return task
     moved = _moved_by(runtime, task, observation)
@@ -80,6 +81,14 @@ async def look_at(runtime: Runtime, task: Task) -> Task:
         return moved
     stored = await runtime.db.read(tasks.find, task.id)
     return stored.task if stored is not None else task
+
+
+def upstream_of(runtime: Runtime, task: Task) -> Upstream:
+    """Return the upstream that has the task. Raises UpstreamAccount if it is configured no more."""
+    upstream = runtime.upstreams.get(task.route.upstream)
+    if upstream is None:
+        raise UpstreamAccount("The upstream of this task is no longer configured.")
+    return upstream
 
 
 def schedule_look(runtime: Runtime, task: Task) -> Task:

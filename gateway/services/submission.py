@@ -36,12 +36,13 @@ from gateway.errors import (
     StorageUnavailable,
     SubmissionUnconfirmed,
     TaskNotFound,
+    UpstreamAccount,
     UpstreamAmbiguous,
     UpstreamUnavailable,
 )
 from gateway.ports import Runtime, Submission
 from gateway.services.moves import dump_request, record_move
-from gateway.services.observing import look_at, schedule_look
+from gateway.services.observing import look_at, schedule_look, upstream_of
 from gateway.services.status import get_task, no_such_task
 from gateway.status_cache import Entry
 from gateway.storage import tasks
@@ -152,7 +153,7 @@ async def cancel_unfinished(runtime: Runtime, task: Task) -> bool:
 
 
 async def _cancel_upstream(runtime: Runtime, task: Task) -> None:
-    upstream = runtime.upstreams[task.route.upstream]
+    upstream = upstream_of(runtime, task)
     if not upstream.supports_cancel:
         raise CancellationUnsupported(
             f"Task {task.id} is queued at an upstream that can't cancel tasks.", param="id"
@@ -335,6 +336,13 @@ async def _record_lost(runtime: Runtime, task: Task) -> Task:
 async def _record_refused(runtime: Runtime, attempt: _Attempt, error: GatewayError) -> Task:
     """Record a definite no; raise it to a client that still waits for it."""
     attempt.is_decided = True
+    if isinstance(error, UpstreamAccount):
+        runtime.log.error(
+            "upstream.account_refused",
+            upstream=attempt.task.route.upstream,
+            credential=attempt.task.route.credential,
+            reason="; ".join([error.message, *getattr(error, "__notes__", ())]),
+        )
     event = Event.REFUSED_LATE if attempt.is_id_given else Event.REFUSED
     moved = replace(
         advance(attempt.task, event, runtime.clock.now_ms()),

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import pytest
@@ -26,14 +27,14 @@ class Load:
     statuses: list[int] = field(default_factory=list)
 
 
-def read_answer(stream: "socket.SocketIO | object") -> tuple[int, dict[str, str]] | None:
+def read_answer(stream: BinaryIO) -> tuple[int, dict[str, str]] | None:
     """Return status and headers of one complete answer, None at the end of the stream."""
-    line = stream.readline()  # type: ignore[attr-defined]
+    line = stream.readline()
     if not line.endswith(b"\r\n"):
         return None
     headers: dict[str, str] = {}
     while True:
-        header = stream.readline()  # type: ignore[attr-defined]
+        header = stream.readline()
         if header == b"\r\n":
             break
         if not header.endswith(b"\r\n"):
@@ -41,7 +42,7 @@ def read_answer(stream: "socket.SocketIO | object") -> tuple[int, dict[str, str]
         name, _, value = header.decode().partition(":")
         headers[name.lower()] = value.strip()
     length = int(headers["content-length"])
-    body = stream.read(length)  # type: ignore[attr-defined]
+    body = stream.read(length)
     return (int(line.split()[1]), headers) if len(body) == length else None
 
 

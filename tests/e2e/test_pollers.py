@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from gateway.cli.serve import SANDBOX_TIME_SCALE
+from gateway.cli.simulated import SANDBOX_TIME_SCALE
 from tests.e2e.conftest import StartGateway
 from tests.support.published import make_body
 

@@ -400,3 +400,26 @@ async def test_no_prompt_and_no_credential_is_logged(
 
     assert "task.state_changed" in log_stream.getvalue()
     assert "canary" not in log_stream.getvalue()
+
+
+async def test_a_task_whose_upstream_is_gone_from_the_configuration_is_told_so(
+    runtime: Runtime, principal: Principal
+) -> None:
+    task = (await submit_task(runtime, principal, a_body(), "req")).task
+
+    with pytest.raises(UpstreamAccount):
+        await cancel_task(replace(runtime, upstreams={}), principal, task.id)
+
+
+async def test_a_refused_account_is_an_alarm(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, log_stream: io.StringIO
+) -> None:
+    refused = UpstreamAccount("The upstream refuses this gateway's own account.")
+    refused.add_note("upstream said 403 AccountOverdueError")
+    upstream.submit_errors = [refused]
+
+    with pytest.raises(UpstreamAccount):
+        await submit_task(runtime, principal, a_body(), "req")
+
+    assert "upstream.account_refused" in log_stream.getvalue()
+    assert "AccountOverdueError" in log_stream.getvalue()

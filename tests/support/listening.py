@@ -43,7 +43,7 @@ async def _granian(app: ASGIApp, port: int) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            server.stop()
+            server.stop()  # type: ignore[no-untyped-call]  # granian has no types here
 
 
 @asynccontextmanager
