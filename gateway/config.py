@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from gateway.domain.keys import PEPPER_BYTES_MIN
+from gateway.domain.keys import PEPPER_BYTES_MIN, find_flaw
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -241,8 +241,8 @@ class ValidationConfig(Section):
         default=16 * 1024, description="Largest size of all unknown fields, as JSON."
     )
     content_items_max: Count = Field(default=64, description="Most items of content.")
-    text_chars_max: Count = Field(default=20_000, description="Longest text item.")
-    url_chars_max: Count = Field(default=4096, description="Longest media URL.")
+    text_chars_max: Count = Field(default=20_000, description="All texts of a request together.")
+    url_chars_max: Count = Field(default=8192, description="Longest media URL.")
     image_bytes_max: Count = Field(
         default=30 * 1024 * 1024, description="Largest image given as a data URI, decoded."
     )
@@ -415,6 +415,14 @@ class Config(Section):
     retention: RetentionConfig = RetentionConfig()
     finance: FinanceConfig = FinanceConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+
+    @field_validator("bootstrap_key")
+    @classmethod
+    def _is_key(cls, value: SecretStr | None) -> SecretStr | None:
+        flaw = find_flaw(value.get_secret_value()) if value is not None else None
+        if flaw is not None:
+            raise ValueError(f"{flaw}; `seedance-gateway keys generate` makes one")
+        return value
 
     @field_validator("upstreams")
     @classmethod

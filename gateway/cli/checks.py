@@ -9,9 +9,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.config import Config, CredentialConfig, UpstreamConfig
-from gateway.errors import ConfigurationError, GatewayError
+from gateway.errors import ConfigurationError
 from gateway.runtime import DATABASE_FILE, PEPPER_FILE, open_catalog, read_credentials
-from gateway.services.admin import check_bootstrap_key
 from gateway.services.diagnosing import Finding, Level
 
 _DISK_BYTES_FAIL: Final = 64 * 1024 * 1024
@@ -24,7 +23,6 @@ def check_config(config: Config, environ: Mapping[str, str]) -> Sequence[Finding
     return [
         _check_models(config),
         *_check_storage(config),
-        *_check_bootstrap_key(config),
         *_check_finance(config),
         *_check_upstreams(config, environ),
     ]
@@ -81,17 +79,6 @@ def _check_storage(config: Config) -> Sequence[Finding]:
             )
         )
     return findings
-
-
-def _check_bootstrap_key(config: Config) -> Sequence[Finding]:
-    if config.bootstrap_key is None:
-        return []
-    try:
-        check_bootstrap_key(config.bootstrap_key.get_secret_value())
-    except GatewayError as error:
-        remedy = "`seedance-gateway keys generate` makes one."
-        return [Finding("bootstrap_key", Level.FAIL, error.message, remedy)]
-    return [Finding("bootstrap_key", Level.OK, "well-formed")]
 
 
 def _check_finance(config: Config) -> Sequence[Finding]:

@@ -23,13 +23,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         build_app()(args=argv, prog_name=PROGRAM)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except ConfigurationError as error:
-        say(f"Error: {error}")
-        return 2
-    except GatewayError as error:
-        say(f"Error: {error.message}")
-        return 1
+    except (ConfigurationError, GatewayError, OSError, ExceptionGroup) as error:
+        return _explain(error)
     return 0
+
+
+def _explain(error: Exception) -> int:
+    """Say what is wrong and return the exit code; a defect of ours is raised again."""
+    cause = error
+    while isinstance(cause, ExceptionGroup) and len(cause.exceptions) == 1:
+        cause = cause.exceptions[0]  # as a task group wraps what ends it
+    if isinstance(cause, GatewayError):
+        say(f"Error: {cause.message}")
+        return 1
+    if isinstance(cause, OSError):
+        where = f"{cause.filename}: " if cause.filename is not None else ""
+        say(f"Error: {where}{cause.strerror or cause}")
+        return 2
+    if isinstance(cause, ConfigurationError):
+        say(f"Error: {cause}")
+        return 2
+    raise error
 
 
 def build_app() -> typer.Typer:

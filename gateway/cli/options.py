@@ -135,15 +135,10 @@ def _quieten(config: "Config") -> "Config":
 async def _run(
     config: "Config", act: Callable[["Runtime"], Awaitable[T]], *, connects_upstreams: bool
 ) -> T:
-    from gateway.errors import GatewayError
     from gateway.runtime import open_runtime
 
     async with open_runtime(
         config, environ=os.environ, connects_upstreams=connects_upstreams
     ) as runtime:
         stay()
-        try:
-            return await act(runtime)
-        except GatewayError as error:
-            failure = error  # raised outside: a task group would wrap it
-    raise failure
+        return await act(runtime)

@@ -14,8 +14,8 @@ def say(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print one line of JSON."""
-    print(json.dumps(value, ensure_ascii=False))
+    """Print one line of JSON, at once: a program may wait for it."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -28,7 +28,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in columns:
-            table.add_column(column, overflow="fold")
+            table.add_column(column, overflow="fold", no_wrap=column == columns[0])
         for row in texts:
             table.add_row(*(Text(cell) for cell in row))
         Console().print(table)

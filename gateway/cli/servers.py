@@ -4,13 +4,16 @@
 # What a command needs is loaded inside it, see gateway.cli.main.
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gateway.cli.options import Common, stay, with_common
-from gateway.cli.output import print_json, say
+from gateway.cli.output import print_json
+from gateway.errors import ConfigurationError
 
 
 @with_common
@@ -46,7 +49,9 @@ def serve(
 
     stay()
     options = ServeOptions(sandbox, sandbox_url, common.output.value)
-    raise typer.Exit(run_serve(config, options, os.environ))
+    with _explained():
+        exit_code = run_serve(config, options, os.environ)
+    raise typer.Exit(exit_code)
 
 
 @with_common
@@ -88,8 +93,16 @@ def sandbox(
             print(f"Sandbox  {url}", flush=True)
 
     stay()
-    try:
+    with _explained():
         main_sandbox(settings, announce)
-    except OSError as error:
-        say(f"Error: can't listen on {host} port {port}: {error.strerror}")
-        raise typer.Exit(2) from error
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Tell of a sandbox that runs already as of what the operator can mend."""
+    from gateway.sandbox.store import StateInUseError
+
+    try:
+        yield
+    except StateInUseError as error:
+        raise ConfigurationError(f"{error}.") from error

@@ -56,7 +56,7 @@ def list_(
     if common.is_json:
         print_json(rows)
     else:
-        columns = ["id", "project", "state", "model", "created_at", "updated_at"]
+        columns = ["id", "project", "state", "model", "created_at"]
         print_table(columns, [[row[column] for column in columns] for row in rows])
 
 

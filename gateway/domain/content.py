@@ -101,6 +101,17 @@ def inner_key(item_type: ItemType) -> str:
     return "id" if item_type is ItemType.DRAFT_TASK else "url"
 
 
+def count_chars(value: object) -> int:
+    """Return how many characters of text a body's content holds, whatever its shape."""
+    count = 0
+    for item in value if isinstance(value, list) else ():
+        payloads = item.values() if isinstance(item, Mapping) else ()
+        for payload in payloads:
+            inner = payload.values() if isinstance(payload, Mapping) else (payload,)
+            count += sum(len(text) for text in inner if isinstance(text, str))
+    return count
+
+
 def read_content(value: object, policy: NormalizePolicy) -> Content:
     """Return the content of a request. Raises InvalidRequest or MissingParameter."""
     if value is None or value == []:

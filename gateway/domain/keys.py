@@ -18,6 +18,7 @@ _SHAPE: Final = re.compile(r"sg_(?:live|test)_([0-9A-Za-z]{12})[0-9A-Za-z]{43}([
 _PUBLIC_LENGTH: Final = 12
 _SECRET_LENGTH: Final = 43
 _CHECK_LENGTH: Final = 6
+_DISTINCT_CHARS_MIN: Final = 10
 PEPPER_BYTES_MIN: Final = 16
 
 
@@ -66,6 +67,15 @@ def parse(text: str) -> str | None:
     if match is None or _check(text[:-_CHECK_LENGTH]) != match[2]:
         return None
     return match[1]
+
+
+def find_flaw(key: str) -> str | None:
+    """Return why a key given from outside can't be installed, without a character of it."""
+    if parse(key) is None:
+        return "is not a key: sg_live_ or sg_test_ and 61 base62 characters, the last 6 a check"
+    if len(set(key[-_SECRET_LENGTH - _CHECK_LENGTH : -_CHECK_LENGTH])) < _DISTINCT_CHARS_MIN:
+        return "is an example or has next to no entropy"
+    return None
 
 
 def digest(pepper: bytes, key: str) -> bytes:

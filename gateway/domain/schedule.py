@@ -1,8 +1,8 @@
 """When the observer looks at a task again.
 
-A look costs an upstream read, and no look can make a video ready sooner. So the schedule follows the
-family's typical running time: the first look comes when something can have happened, the next ones
-at an eighth of that time, and once a task is late they grow apart up to a limit.
+A look costs an upstream read, and no look can make a video ready sooner. So the schedule follows
+the family's typical running time: the first look comes when something can have happened, the next
+ones at an eighth of that time, and once a task is late they grow apart up to a limit.
 """
 
 from dataclasses import dataclass

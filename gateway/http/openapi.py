@@ -140,7 +140,7 @@ _ERROR_HEADERS: Final[Mapping[int, tuple[str, ...]]] = {
 def build_document(endpoints: Iterable[Endpoint] = ENDPOINTS) -> Json:
     """Return the document. Raises KeyError for an endpoint whose operation is not described."""
     paths: dict[str, Json] = {}
-    for endpoint in endpoints:
+    for endpoint in sorted(endpoints, key=lambda endpoint: endpoint.path):
         item = paths.setdefault(endpoint.path, {})
         item[endpoint.method.lower()] = _operation(endpoint)
     return {
@@ -255,8 +255,14 @@ def _schemas() -> Json:
     _, definitions = models_json_schema(
         [(model, "validation") for model in schemas.MODELS], ref_template=_REF
     )
-    found = definitions["$defs"]
-    return dict(sorted(found.items()))
+    found: Json = dict(sorted(definitions["$defs"].items()))
+    return {name: _with_example(name, schema) for name, schema in found.items()}
+
+
+def _with_example(name: str, schema: object) -> object:
+    if name in schemas.EXAMPLES and isinstance(schema, dict):
+        return {**schema, "examples": [schemas.EXAMPLES[name]]}
+    return schema
 
 
 def _ref(model: str) -> Json:

@@ -41,12 +41,16 @@ class Surface:
 
 
 def dump_json(value: object) -> bytes:
-    """Return compact JSON. Also of what orjson refuses: integers of more than 64 bits."""
+    """Return compact JSON in UTF-8, also of what orjson refuses.
+
+    That is integers of more than 64 bits, and lone surrogates, which become question marks.
+    """
     try:
         # orjson's result keeps its larger buffer alive, so it is copied: cached answers are many.
         return bytes(memoryview(orjson.dumps(value)))
     except TypeError:
-        return json.dumps(value, separators=(",", ":")).encode()
+        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+        return text.encode(errors="replace")
 
 
 def task_object(task: Task) -> dict[str, object]:

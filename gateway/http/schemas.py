@@ -7,46 +7,6 @@ booleans as strings, text commands inside a prompt, rules by model.
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
-from pydantic.config import JsonDict
-
-EXAMPLE_ID: Final = "cgt-20261122150102-q7w2xk5mabc3de4fgh6j"
-EXAMPLE_MODEL: Final = "doubao-seedance-1-0-pro-250528"
-_EXAMPLE_TEXT: Final = "Paper boats drift past a lighthouse --resolution 480p --duration 5"
-_EXAMPLE_IMAGE: Final = "https://img.example/boat.png"
-
-SUBMIT_EXAMPLE: Final[JsonDict] = {
-    "model": EXAMPLE_MODEL,
-    "content": [
-        {"type": "text", "text": _EXAMPLE_TEXT},
-        {"type": "image_url", "image_url": {"url": _EXAMPLE_IMAGE}},
-    ],
-}
-TASK_EXAMPLE: Final[JsonDict] = {
-    "id": EXAMPLE_ID,
-    "model": EXAMPLE_MODEL,
-    "status": "succeeded",
-    "content": {"video_url": "https://videos.example/q7w2x.mp4"},
-    "usage": {"completion_tokens": 49005, "total_tokens": 49005},
-    "created_at": 1795359662,
-    "updated_at": 1795359741,
-    "seed": 51877,
-    "resolution": "480p",
-    "ratio": "16:9",
-    "duration": 5,
-    "framespersecond": 24,
-    "service_tier": "default",
-    "execution_expires_after": 172800,
-}
-ERROR_EXAMPLE: Final[JsonDict] = {
-    "error": {
-        "code": "InvalidParameter",
-        "message": "the parameter duration specified in the request is not valid for model "
-        "doubao-seedance-1-0-pro in i2v: 13 is given, allowed are 2 to 12. "
-        "Request id: 5b2f7c0e9a1d4c6fb3e8d7a6c5b4a392",
-        "param": "duration",
-        "type": "BadRequest",
-    }
-}
 
 Flag = Annotated[
     bool | str | None,
@@ -137,8 +97,6 @@ class Tool(BaseModel):
 class SubmitRequest(Wire):
     """What to generate. `null` means absent in every field; unknown fields are forwarded."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [SUBMIT_EXAMPLE]})
-
     model: Annotated[
         str,
         Field(
@@ -191,19 +149,11 @@ class SubmitRequest(Wire):
 class Submitted(BaseModel):
     """The task's id: ark surface."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"id": EXAMPLE_ID}]})
-
     id: str
 
 
 class SubmittedWithMessage(Submitted):
     """The task's id and a fixed message: seedance surface."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"id": EXAMPLE_ID, "message": "Seedance Video Generation - Submit"}]
-        }
-    )
 
     message: str
 
@@ -228,8 +178,6 @@ class Usage(Wire):
 class Task(Wire):
     """A task. Fields that the upstream reported beside these are shown as they came."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [TASK_EXAMPLE]})
-
     id: str
     model: Annotated[str, Field(description="The model as it was asked for.")]
     status: Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
@@ -249,25 +197,6 @@ class RequestEcho(BaseModel):
 
 class TaskWithRequest(Task):
     """A task with a fixed message and the request: seedance surface."""
-
-    model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={
-            "examples": [
-                {
-                    **TASK_EXAMPLE,
-                    "message": "Seedance Video Generation - Submit",
-                    "request": {
-                        "model": EXAMPLE_MODEL,
-                        "content": [
-                            {"type": "text", "text": "Paper boats drift past a lighthouse"},
-                            {"type": "image_url", "image_url": {"url": _EXAMPLE_IMAGE}},
-                        ],
-                    },
-                }
-            ]
-        },
-    )
 
     message: str
     request: RequestEcho
@@ -298,8 +227,6 @@ class ErrorBody(BaseModel):
 class Error(BaseModel):
     """The body of every error."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [ERROR_EXAMPLE]})
-
     error: ErrorBody
 
 
@@ -322,3 +249,58 @@ MODELS: Final[tuple[type[BaseModel], ...]] = (
     Health,
 )
 """What openapi.py takes; the others come along as parts of these."""
+
+_ID: Final = "cgt-20261122150102-q7w2xk5mabc3de4fgh6j"
+_MODEL: Final = "doubao-seedance-1-0-pro-250528"
+_MESSAGE: Final = "Seedance Video Generation - Submit"
+_IMAGE: Final = {"type": "image_url", "image_url": {"url": "https://img.example/boat.png"}}
+_TASK: Final[dict[str, object]] = {
+    "id": _ID,
+    "model": _MODEL,
+    "status": "succeeded",
+    "content": {"video_url": "https://videos.example/q7w2x.mp4"},
+    "usage": {"completion_tokens": 49005, "total_tokens": 49005},
+    "created_at": 1795359662,
+    "updated_at": 1795359741,
+    "seed": 51877,
+    "resolution": "480p",
+    "ratio": "16:9",
+    "duration": 5,
+    "framespersecond": 24,
+    "service_tier": "default",
+    "execution_expires_after": 172800,
+}
+_LIFTED: Final = [{"type": "text", "text": "Paper boats drift past a lighthouse"}, _IMAGE]
+
+EXAMPLES: Final[dict[str, object]] = {
+    "SubmitRequest": {
+        "model": _MODEL,
+        "content": [
+            {
+                "type": "text",
+                "text": "Paper boats drift past a lighthouse --resolution 480p --duration 5",
+            },
+            _IMAGE,
+        ],
+    },
+    "Submitted": {"id": _ID},
+    "SubmittedWithMessage": {"id": _ID, "message": _MESSAGE},
+    "Task": _TASK,
+    "TaskWithRequest": {
+        **_TASK,
+        "message": _MESSAGE,
+        "request": {"model": _MODEL, "content": _LIFTED},
+    },
+    "TaskPage": {"total": 1, "items": [_TASK]},
+    "Error": {
+        "error": {
+            "code": "InvalidParameter",
+            "message": "the parameter duration specified in the request is not valid for model "
+            "doubao-seedance-1-0-pro in i2v: 13 is given, allowed are 2 to 12. "
+            "Request id: 5b2f7c0e9a1d4c6fb3e8d7a6c5b4a392",
+            "param": "duration",
+            "type": "BadRequest",
+        }
+    },
+}
+"""By name of the model. Kept apart from it, because pydantic would sort their fields."""

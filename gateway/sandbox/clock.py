@@ -49,7 +49,7 @@ class SandboxClock:
         state = json.loads(saved)
         self._offset_ms = int(state["offset_ms"])
         self._segments = [Segment(*segment) for segment in state["segments"]]
-        # A wall clock that was set back must not undo what was shown.
+        # A wall clock that was set back must not undo a change that was made.
         self._wall_ms = max(wall_ms, self._segments[-1].date_ms - self._offset_ms)
         self._configured_scale = float(state["configured_scale"])
         if scale != self._configured_scale:

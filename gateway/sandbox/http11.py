@@ -20,7 +20,6 @@ from gateway.sandbox.exchange import TRANSPORT_EXTENSION, Message, Receive, Scop
 HEAD_BYTES_MAX: Final = 32 * 1024
 HEADERS_MAX: Final = 100
 CHUNK_BYTES: Final = 64 * 1024
-CHUNK_LINE_MAX: Final = 64
 HEAD_TIMEOUT_S: Final = 75.0
 BODY_TIMEOUT_S: Final = 60.0
 LINGER_S: Final = 1.0
@@ -279,7 +278,10 @@ class _Body:
         return chunk
 
     async def _read_size(self) -> None:
-        line = await self._reader.readuntil(b"\r\n")
+        try:
+            line = await self._reader.readuntil(b"\r\n")
+        except asyncio.LimitOverrunError:
+            raise _BadRequestError(HTTPStatus.BAD_REQUEST) from None
         size = line[:-2]
         if not re.fullmatch(rb"[0-9A-Fa-f]{1,8}", size):
             raise _BadRequestError(HTTPStatus.BAD_REQUEST)

@@ -25,6 +25,9 @@ REFUSALS: Final = {
 
 _FLAGS: Final = frozenset({"no-usage", "no-video", "no-id", "vanish", "plane-error", "moderation"})
 _TIMES: Final = frozenset({"slow", "queued", "run"})
+_VALUED: Final = frozenset({"error", "fail", "expire", "slow-400", "tokens", "status"})
+NAMES: Final = frozenset(REFUSALS) | _FLAGS | _TIMES | _VALUED
+"""Every name that means something."""
 
 
 @dataclass(frozen=True, slots=True)

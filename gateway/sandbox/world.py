@@ -44,6 +44,7 @@ from gateway.sandbox.views import View
 DEFAULT_ACCOUNT: Final = "default"
 PURGE_EVERY: Final = 1_000
 COUNTS_SAVED_EVERY_S: Final = 1.0
+_READS: Final = ("get", "list", "delete")
 VENDOR_TIME: Final = timedelta(hours=8)
 """The stamps in ids are UTC+8 on both clouds."""
 
@@ -395,9 +396,6 @@ class World:
             "request_hash": spec.request_hash,
             "prompt_hash": spec.prompt_hash,
         }
-
-
-_READS: Final = ("get", "list", "delete")
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from gateway.domain.content import count_chars
 from gateway.domain.keys import Principal
 from gateway.domain.policy import NormalizePolicy, UnknownFields, Validation
 from gateway.domain.requests import NormalizedRequest, normalize
@@ -93,7 +94,7 @@ async def submit_task(
         raise Draining("The gateway is stopping; send the request again.", retry_after_s=5)
     if runtime.background.active_count >= runtime.config.submit.in_flight_max:
         raise Overloaded("Too many submissions are in progress; try again.", retry_after_s=1)
-    request = normalize(body, runtime.catalog, _policy_of(runtime))
+    request = await _normalize(runtime, body)
     if not principal.may_use(request.model):
         raise AccessDenied(f"This API key may not use the model {request.model}.", param="model")
     route, draft_task_id = await _choose_route(runtime, principal, request)
@@ -131,11 +132,6 @@ async def cancel_unfinished(runtime: Runtime, task: Task) -> bool:
 
     Raises: what `cancel_task` raises.
     """
-    if task.route.upstream not in runtime.upstreams:
-        raise CancellationUnsupported(
-            f"Task {task.id} is at the upstream {task.route.upstream}, which is not configured.",
-            param="id",
-        )
     if task.state is TaskState.QUEUED:
         task = await look_at(runtime, task)
     if task.state in {TaskState.RESERVED, TaskState.UNKNOWN}:
@@ -177,6 +173,14 @@ def _running(task: Task) -> RunningTaskDeletion:
     return RunningTaskDeletion(
         f"The task {task.id} can't be deleted because it is currently running.", param="id"
     )
+
+
+async def _normalize(runtime: Runtime, body: Mapping[str, object]) -> NormalizedRequest:
+    """Normalize `body`; where it holds much media data, which is hashed, off the event loop."""
+    arguments = (body, runtime.catalog, _policy_of(runtime))
+    if count_chars(body.get("content")) > runtime.config.server.body_inline_bytes_max:
+        return await asyncio.to_thread(normalize, *arguments)
+    return normalize(*arguments)
 
 
 def _policy_of(runtime: Runtime) -> NormalizePolicy:

@@ -47,8 +47,6 @@ def start_gateway(tmp_path: Path, captured: Captured) -> Iterator[StartGateway]:
             name: str = "data",
         ) -> Gateway:
             chosen: Sequence[str] = arguments or ("--sandbox",)
-            return stack.enter_context(
-                run_gateway(tmp_path / name, captured, chosen, environ)
-            )
+            return stack.enter_context(run_gateway(tmp_path / name, captured, chosen, environ))
 
         yield start

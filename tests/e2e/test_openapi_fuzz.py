@@ -28,7 +28,9 @@ def fuzzed_gateway(
     tmp_path_factory: pytest.TempPathFactory, captured: Captured
 ) -> Iterator[Gateway]:
     """A gateway of its own: many of the made-up tasks are real ones to it."""
-    with run_gateway(tmp_path_factory.mktemp("fuzzed"), captured) as gateway:
+    environ = {"GATEWAY_STATUS__WAIT_S_MAX": "1"}
+    folder = tmp_path_factory.mktemp("fuzzed")
+    with run_gateway(folder, captured, environ=environ) as gateway:
         yield gateway
 
 
@@ -56,17 +58,25 @@ def fuzz(gateway: Gateway, folder: Path, *options: str) -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=800,
         cwd=folder,
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
-def test_every_answer_is_as_described(fuzzed_gateway: Gateway, tmp_path: Path) -> None:
+def test_answers_to_made_up_requests_are_as_described(
+    fuzzed_gateway: Gateway, tmp_path: Path
+) -> None:
     fuzz(fuzzed_gateway, tmp_path, "--phases", "examples,fuzzing", "--max-examples", "15")
 
 
+def test_answers_to_reads_at_every_boundary_are_as_described(
+    fuzzed_gateway: Gateway, tmp_path: Path
+) -> None:
+    fuzz(fuzzed_gateway, tmp_path, "--phases", "coverage", "--exclude-method", "POST")
+
+
 @pytest.mark.long
-@pytest.mark.timeout(700)
-def test_every_answer_is_as_described_at_length(fuzzed_gateway: Gateway, tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+def test_answers_are_as_described_at_length(fuzzed_gateway: Gateway, tmp_path: Path) -> None:
     fuzz(fuzzed_gateway, tmp_path, "--max-examples", "300")

@@ -3,13 +3,13 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.support import published
+from tests.support.captured import QUERY_MARK
 from tests.support.films import read_film
 from tests.support.gateway import Gateway, JsonObject, wait_for_end
 
@@ -63,7 +63,7 @@ def test_the_task_succeeds_and_echoes_the_normalized_request(finished: JsonObjec
     assert text == {"type": "text", "text": published.PROMPT}
     url = image["image_url"]["url"]
     assert published.IMAGE_URL.startswith(url)
-    assert published.QUERY_MARK not in url, "a signed query is of no use once the task has ended"
+    assert QUERY_MARK not in url, "a signed query is of no use once the task has ended"
 
 
 def test_the_video_is_a_film_of_the_right_size_and_length(
@@ -91,10 +91,13 @@ def test_the_video_decodes_without_an_error(
     path = tmp_path / "film.mp4"
     path.write_bytes(video)
 
-    probe = run(
-        "ffprobe -v error -count_frames -select_streams v:0 -of json "
-        "-show_entries stream=width,height,nb_read_frames,codec_name".split(),
-        path,
+    shown = ["-show_entries", "stream=width,height,nb_read_frames,codec_name", "-of", "json"]
+    probe = subprocess.run(
+        ["ffprobe", "-v", "error", "-count_frames", "-select_streams", "v:0", *shown, str(path)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
     assert probe.stderr == ""
@@ -106,12 +109,6 @@ def test_the_video_decodes_without_an_error(
         "height": height,
         "nb_read_frames": "121",
     }
-
-
-def run(command: Sequence[str], path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*command, str(path)], check=True, capture_output=True, text=True, timeout=60
-    )
 
 
 @pytest.mark.parametrize("number", range(len(published.VALUES)), ids=published.VALUES.__getitem__)

@@ -58,8 +58,10 @@ def count_posts(gateway: Gateway) -> float:
     return gateway.count("gateway_http_requests_total", method="POST")
 
 
-def count_creates(gateway: Gateway) -> object:
-    return gateway.read_truth()["creates"]
+def count_creates(gateway: Gateway) -> int:
+    creates = gateway.read_truth()["creates"]
+    assert isinstance(creates, int)
+    return creates
 
 
 def test_a_task_is_created_polled_to_its_end_and_its_video_plays(sdk: Any, ark: Any) -> None:
@@ -210,9 +212,7 @@ def test_a_refused_post_is_retried_and_makes_one_task(sdk: Any, upset_gateway: G
     assert count_creates(upset_gateway) == creates + 1
 
 
-def test_a_post_that_an_operator_must_mend_is_not_retried(
-    sdk: Any, upset_gateway: Gateway
-) -> None:
+def test_a_post_that_an_operator_must_mend_is_not_retried(sdk: Any, upset_gateway: Gateway) -> None:
     upset_gateway.set_faults()
     posts, creates = count_posts(upset_gateway), count_creates(upset_gateway)
 

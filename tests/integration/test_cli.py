@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
-from gateway.config import StorageConfig
 from gateway.domain import keys as key_rules
 
 KEY = re.compile(r"sg_(live|test)_[0-9A-Za-z]{61}\Z")
 STAMP = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")
-PEPPER = "q7Zk2mXv9TbLw4Rn8YcD"
 
 
 @dataclass(frozen=True)
@@ -273,23 +271,6 @@ def test_migrating_sqlite_is_harmless(run: Run) -> None:
     assert len(run("projects list --format json").rows) == 1
 
 
-def test_migrate_makes_a_postgresql_database_usable(
-    run: Run, monkeypatch: pytest.MonkeyPatch, postgres_url: str
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", StorageConfig(url=postgres_url).url.get_secret_value())
-    monkeypatch.setenv("GATEWAY_AUTH__PEPPER", PEPPER)
-
-    before = run("projects create films")
-    migrated = run("migrate --format json").json
-    made = run("projects create films --format json").json
-
-    assert before.exit_code == 2
-    assert "seedance-gateway migrate" in before.err
-    assert migrated["from"] is None
-    assert run("projects list --format json").rows == [made]
-    assert run("doctor").exit_code == 0
-
-
 def test_no_tasks_are_an_empty_list(run: Run) -> None:
     assert run("tasks list --format json").rows == []
     assert run("tasks list --project default --state queued").exit_code == 1
@@ -305,8 +286,9 @@ def test_openapi_is_printed(run: Run) -> None:
 
 def test_the_configuration_is_shown_without_secrets(run: Run, tmp_path: Path) -> None:
     canary = "canary-4Zq8-of-this-test"
+    key = run("keys generate").out.strip()
     (tmp_path / "gateway.yaml").write_text(
-        f"bootstrap_key: {canary}\n"
+        f"bootstrap_key: {key}\n"
         f"auth: {{pepper: {canary}}}\n"
         f"storage: {{url: 'postgresql://u:{canary}@db/x'}}\n"
         "upstreams:\n"
@@ -319,10 +301,10 @@ def test_the_configuration_is_shown_without_secrets(run: Run, tmp_path: Path) ->
     table = run("config show --config gateway.yaml")
     shown = run("config show --config gateway.yaml --format json")
 
-    assert canary not in table.out + table.err + shown.out + shown.err
-    (upstream,) = shown.json["upstreams"]  # type: ignore[misc]
-    assert upstream["proxy"] == "http://***@proxy.example:3128"
-    assert upstream["credentials"][0]["env"] == "ARK_API_KEY"
+    for secret in (canary, key, key[20:63]):
+        assert secret not in table.out + table.err + shown.out + shown.err
+    assert '"proxy": "http://***@proxy.example:3128"' in shown.out
+    assert '"env": "ARK_API_KEY"' in shown.out
     assert "port: 8080" in table.out
 
 
@@ -368,7 +350,7 @@ def test_a_good_configuration_passes(
             "auth.pepper",
             "is required with PostgreSQL",
         ),
-        ("bootstrap_key: sg_live_x", "fail", "bootstrap_key", "GATEWAY_BOOTSTRAP_KEY is not a key"),
+        ("bootstrap_key: sg_live_x", "fail", "bootstrap_key", "is not a key"),
         ("models: {files: [gone.yaml]}", "fail", "models", "gone.yaml"),
         ("models: {endpoints: {ep-1: no-such-family}}", "fail", "models", "no-such-family"),
         (
@@ -402,11 +384,10 @@ def test_a_good_configuration_passes(
             "gone is not a file",
         ),
         (
-            "upstreams: [{name: a, base_url: 'http://a', models: {b: ep-9}, "
-            "credentials: [{env: A}]}]",
+            "upstreams: [{name: a, base_url: 'http://a', models: {b: c}, credentials: [{env: A}]}]",
             "fail",
             "models",
-            "ep-9",
+            "the family of 'c' is not known",
         ),
         ("server: {prot: 1}", "fail", "server.prot", "there is no such setting"),
     ],

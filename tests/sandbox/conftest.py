@@ -1,8 +1,9 @@
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
@@ -18,9 +19,15 @@ Opener = Callable[..., AbstractAsyncContextManager[Upstream]]
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> SandboxSettings:
-    """Settings without rates and without waiting for media; the clock is moved by the tests."""
-    return SandboxSettings(data_dir=tmp_path / "sandbox", limits=NO_RATES, media_fetch_s=0.0)
+def settings(tmp_path: Path) -> Iterator[SandboxSettings]:
+    """Settings without rates and without waiting for media; the clock is moved by the tests.
+
+    The state lies in memory where that is possible: these tests are not about the disk, and on a
+    busy machine waiting for it takes longer than everything else.
+    """
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
+        yield SandboxSettings(data_dir=Path(folder), limits=NO_RATES, media_fetch_s=0.0)
 
 
 @pytest.fixture

@@ -49,7 +49,8 @@ class Upstream:
     http: httpx.AsyncClient
 
     async def post(self, payload: object, path: str = ARK) -> httpx.Response:
-        return await self.http.post(path, json=payload)
+        # Written here, for httpx can't encode what a client may send: lone surrogates.
+        return await self.http.post(path, content=json.dumps(payload))
 
     async def create(self, words: str = "paper boats", **fields: object) -> str:
         answer = await self.post(body(words, **fields))

@@ -37,6 +37,7 @@ HOST = b"Host: x\r\n"
         (GET + HOST + b"Transfer-Encoding: chunked\r\n\r\n3\nabc\r\n0\r\n\r\n", 400),
         (GET + HOST + b"Transfer-Encoding: chunked\r\n\r\n3;x=1\r\nabc\r\n0\r\n\r\n", 400),
         (GET + HOST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n", 400),
+        (GET + HOST + b"Transfer-Encoding: chunked\r\n\r\n" + b"0" * 40_000, 400),
         (GET + HOST + b"X: " + b"a" * 40_000 + b"\r\n\r\n", 431),
         (GET + HOST + b"X: a\r\n" * 101 + b"\r\n", 431),
     ],
@@ -101,6 +102,28 @@ async def test_answers_early_without_reading_a_body(upstream: Upstream) -> None:
     answer = await upstream.http.post("/nowhere", content=b"x" * 5_000_000)
 
     assert answer.status_code == 404
+
+
+async def test_drops_in_good_order_though_the_body_is_unread(upstream: Upstream) -> None:
+    await upstream.set_faults({"operation": "create", "at": "before_read", "action": "drop"})
+    request = raw_request("POST", ARK, body("x" * 500_000))
+
+    answer = await send_raw(upstream.url, request)
+
+    assert (answer.received, answer.was_reset) == (b"", False)
+
+
+async def test_survives_text_that_no_encoding_has(upstream: Upstream) -> None:
+    odd = "\ud800 \x00 \U0001f30a"
+    task_id = await upstream.create(odd, safety_identifier=odd, callback_url=f"http://{odd}/")
+    await upstream.post(body(odd), "/seedance/generations")
+    await upstream.refuse(body(model=odd))
+    listed = await upstream.http.get(f"{ARK}?filter.model=%ff%00&filter.task_ids=%ed%a0%80")
+
+    assert (await upstream.get(task_id))["safety_identifier"] == odd
+    assert (listed.status_code, listed.json()["total"]) == (200, 0)
+    assert (await upstream.http.get(f"{ARK}/%ff%00")).status_code == 404
+    assert (await upstream.truth())["creates"] == 2
 
 
 async def test_accepts_no_more_connections_than_it_may(open_upstream: Opener) -> None:

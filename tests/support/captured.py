@@ -10,6 +10,9 @@ PROMPT_MARK: Final = "A paper boat drifts"
 """Begins every prompt that the tests submit."""
 QUERY_MARK: Final = "harbour-7"
 """In the query of every media URL that the tests submit."""
+PUBLIC_PROMPT: Final = "Paper boats drift"
+"""Begins the prompt of README.md and of the start page."""
+_MARKS: Final = (PROMPT_MARK, QUERY_MARK, PUBLIC_PROMPT)
 STORE_SUFFIX: Final = ".db"
 _SECRET_PART: Final = slice(len("sg_test_") + 12, -6)
 
@@ -50,6 +53,6 @@ class Captured:
             if any(secret.encode() in content for secret in self.secrets):
                 yield f"{path.name}: a key or credential"
             if path.suffix != STORE_SUFFIX:
-                for mark in (PROMPT_MARK, QUERY_MARK):
+                for mark in _MARKS:
                     if mark.encode() in content:
                         yield f"{path.name}: {mark!r}"

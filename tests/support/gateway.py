@@ -44,9 +44,7 @@ class Gateway:
     def open_client(self, key: str | None = None) -> httpx.Client:
         """Return a client of the public listener, with `key` or the gateway's own."""
         headers = {"Authorization": f"Bearer {key or self.key}"}
-        return httpx.Client(
-            base_url=self.url, headers=headers, timeout=TASK_S_MAX, trust_env=False
-        )
+        return httpx.Client(base_url=self.url, headers=headers, timeout=TASK_S_MAX, trust_env=False)
 
     def run_cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command on the same data folder, beside the server."""

@@ -1,12 +1,14 @@
 """Loading the configuration: sources, precedence, and every way to get it wrong."""
 
 import json
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from gateway.config import Config
+from gateway.domain.keys import generate
 from gateway.errors import ConfigurationError
 from gateway.settings import SECRET_BYTES_MAX, ConfigRefused, load_config
 
@@ -17,6 +19,11 @@ upstreams:
     credentials: [{env: ARK_API_KEY}]
 """
 PEPPER = "q7Zk2mXv9TbLw4Rn8YcD"
+
+
+def an_example_key() -> str:
+    """Return a well-formed key that nobody drew at random."""
+    return generate(lambda count: bytes(7 for _ in range(count)))
 
 
 def write(folder: Path, text: str) -> Path:
@@ -367,3 +374,29 @@ def test_a_value_that_holds_itself_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_yaml_is_refused_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"gateway\.yaml:2: the key 'a' is given twice"):
         load_config(write(tmp_path, "a: 1\na: 2\n"), {})
+
+
+@pytest.mark.parametrize(
+    ("key", "flaw"),
+    [
+        ("", "is not a key"),
+        ("sg_live_canary", "is not a key"),
+        (PEPPER, "is not a key"),
+        (an_example_key(), "is an example or has next to no entropy"),
+    ],
+)
+def test_a_weak_bootstrap_key_is_refused_and_not_shown(key: str, flaw: str) -> None:
+    (problem,) = problems_of(None, {"GATEWAY_BOOTSTRAP_KEY": key})
+
+    assert problem.startswith(f"bootstrap_key (GATEWAY_BOOTSTRAP_KEY): {flaw}")
+    assert not key or key not in problem
+
+
+def test_a_generated_bootstrap_key_is_taken() -> None:
+    key = generate(secrets.token_bytes)
+
+    config = load_config(None, {"GATEWAY_BOOTSTRAP_KEY": key})
+
+    assert config.bootstrap_key is not None
+    assert config.bootstrap_key.get_secret_value() == key
+    assert key not in repr(config)

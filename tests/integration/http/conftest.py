@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from gateway.app import create_app
+from gateway.http.middleware import RequestMiddleware
 from gateway.ports import Runtime
 from gateway.services import admin
 from tests.support.gateway_client import Keys
@@ -23,8 +24,13 @@ async def keys(runtime: Runtime) -> Keys:
 
 
 @pytest.fixture
-async def port(runtime: Runtime, request: pytest.FixtureRequest) -> AsyncIterator[int]:
-    async with listening(create_app(runtime), getattr(request, "param", SERVERS[0])) as number:
+def app(runtime: Runtime) -> RequestMiddleware:
+    return create_app(runtime)
+
+
+@pytest.fixture
+async def port(app: RequestMiddleware, request: pytest.FixtureRequest) -> AsyncIterator[int]:
+    async with listening(app, getattr(request, "param", SERVERS[0])) as number:
         yield number
 
 

@@ -5,8 +5,11 @@ import re
 
 import httpx
 
-from gateway.http.endpoints import ENDPOINTS
-from tests.support.gateway_client import SURFACES, Keys, error_of, submit
+from gateway.http.endpoints import ENDPOINTS, TASK_ENDPOINTS
+from gateway.ports import Runtime
+from gateway.services import admin
+from tests.support.clock import FakeClock
+from tests.support.gateway_client import BODY, SURFACES, Keys, error_of, submit
 
 
 async def test_an_unknown_and_a_foreign_task_are_told_in_the_same_words(
@@ -78,3 +81,43 @@ async def test_a_bare_key_is_taken_too(client: httpx.AsyncClient, keys: Keys) ->
     response = await client.get(SURFACES[0], headers={"Authorization": keys.owner})
 
     assert response.status_code == 200
+
+
+async def test_each_caller_sees_its_own_projects_tasks_on_each_route_and_no_others(
+    client: httpx.AsyncClient, runtime: Runtime, clock: FakeClock, keys: Keys
+) -> None:
+    expiring = await admin.create_key(runtime, "test", "default", ttl_ms=1000)
+    clock.advance(2)
+    unknown_id = "cgt-20261122150102-" + "a" * 20
+    callers = {
+        "owner": keys.owner,
+        "other project": keys.stranger,
+        "revoked": keys.revoked,
+        "expired": expiring.key,
+        "none": "",
+    }
+    seen = {}
+    for endpoint in TASK_ENDPOINTS:
+        for caller, key in callers.items():
+            for kind in ("own", "unknown", "malformed") if "{" in endpoint.path else ("",):
+                own_id = await submit(client) if kind == "own" else ""
+                task_id = own_id or {"unknown": unknown_id}.get(kind, "no-such-id")
+                response = await client.request(
+                    endpoint.method,
+                    endpoint.path.format(task_id=task_id),
+                    headers={"Authorization": f"Bearer {key}"},
+                    json=BODY if endpoint.method == "POST" else None,
+                )
+                seen[endpoint, caller, kind] = response.status_code
+                if endpoint.operation == "list_tasks" and caller == "other project":
+                    # It made one by the POST of each collection; all others are the owner's.
+                    made = sum(e.method == "POST" for e, who, _ in seen if who == caller)
+                    assert response.json()["total"] == made
+
+    for (endpoint, caller, kind), status in seen.items():
+        wanted = 401 if caller in {"revoked", "expired", "none"} else 200
+        if wanted == 200 and (
+            kind in {"unknown", "malformed"} or (kind == "own" and caller == "other project")
+        ):
+            wanted = 404
+        assert status == wanted, (endpoint, caller, kind)

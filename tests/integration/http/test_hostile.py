@@ -88,6 +88,13 @@ async def test_no_head_is_read_in_two_ways(port: int, head: bytes) -> None:
             GET + head + b"Connection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n",
             {200},
         ),
+        "websocket": (
+            GET
+            + head
+            + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            + b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+            {200, 403},
+        ),
         "space before the colon": (GET + head + b"Prefer : x\r\n", {400}),
         "folded header": (GET + head + b"X-Y: a\r\n b\r\n", {400}),
         "bare line feeds": (GET.replace(b"\r\n", b"\n") + head + b"X: y\n", {200, 400}),

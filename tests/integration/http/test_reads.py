@@ -6,10 +6,12 @@ import io
 import httpx
 import pytest
 
+from gateway.http.middleware import RequestMiddleware
 from gateway.ports import Runtime
 from tests.support.clock import FakeClock
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.gateway_client import SURFACES, error_of, finish, submit
+from tests.support.listening import SERVERS
 from tests.support.waiting import eventually
 
 
@@ -94,15 +96,23 @@ async def test_a_wrong_wait_is_refused_by_name(client: httpx.AsyncClient) -> Non
     assert error_of(by_header)["param"] == "wait"
 
 
+@pytest.mark.parametrize("port", SERVERS, indirect=True)
 async def test_a_client_that_leaves_stops_waiting(
-    client: httpx.AsyncClient, runtime: Runtime, log_stream: io.StringIO
+    client: httpx.AsyncClient,
+    app: RequestMiddleware,
+    runtime: Runtime,
+    log_stream: io.StringIO,
 ) -> None:
     task_id = await submit(client)
-    with pytest.raises(httpx.ReadTimeout):
-        await client.get(f"{SURFACES[0]}/{task_id}", params={"wait": "60"}, timeout=0.2)
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(client.get(f"{SURFACES[0]}/{task_id}?wait=60"))
+        await eventually(lambda: runtime.status_cache._waiting_count)
+        assert app.in_flight_count == 1
+        reading.cancel()
     await eventually(lambda: '"http.response.status_code":499' in log_stream.getvalue())
 
     assert not runtime.status_cache._waiters
+    assert app.in_flight_count == 0
 
 
 async def test_tasks_are_listed_by_page_and_filter(client: httpx.AsyncClient) -> None:

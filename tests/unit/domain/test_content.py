@@ -3,7 +3,7 @@ from typing import Final
 
 import pytest
 
-from gateway.domain.content import Content, Item, ItemType, Role, read_content
+from gateway.domain.content import Content, Item, ItemType, Role, count_chars, read_content
 from gateway.domain.models import Mode
 from gateway.domain.policy import NormalizePolicy, UnknownFields
 from gateway.errors import ClientFault, InvalidRequest, MissingParameter
@@ -244,3 +244,17 @@ def test_an_item_shows_neither_text_nor_address_in_its_repr() -> None:
 
     assert "img.example" not in repr(item)
     assert item.role is Role.FIRST_FRAME
+
+
+@pytest.mark.parametrize(
+    ("content", "count"),
+    [
+        (None, 0),
+        ("text", 0),
+        ([1, None, "text"], 0),
+        ([{"type": "text", "text": "abc"}], 7),
+        ([{"type": "image_url", "image_url": {"url": "x" * 10}}], 19),
+    ],
+)
+def test_the_text_of_any_content_can_be_counted(content: object, count: int) -> None:
+    assert count_chars(content) == count

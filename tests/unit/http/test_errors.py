@@ -169,7 +169,9 @@ def test_every_error_has_an_answer() -> None:
 
 
 def test_the_page_lists_every_code_with_its_status_and_type_and_no_other() -> None:
-    rows = re.findall(r"^\| `([A-Za-z.]+)` \| (\d{3}) \| `([A-Za-z]+)` \|", PAGE.read_text(), re.M)
+    rows = re.findall(
+        r"^\| `([A-Za-z.]+)` \| (\d{3}) \| `([A-Za-z]+)` \|", PAGE.read_text(), re.MULTILINE
+    )
     tree = {
         (kind.code, str(kind.status), kind.type)
         for kind in every_error()

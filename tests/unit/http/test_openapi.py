@@ -3,11 +3,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped] # no stubs here
 from openapi_spec_validator import validate
 
 from gateway.http.endpoints import ENDPOINTS, Endpoint
 from gateway.http.openapi import OPERATIONS, build_document
-from gateway.http.schemas import SUBMIT_EXAMPLE
+from gateway.http.schemas import EXAMPLES
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +71,30 @@ def test_every_error_answer_has_the_one_body(document: dict[str, Any]) -> None:
         assert "X-Request-Id" in response["headers"]
 
 
-def test_the_published_example_is_in_it(document: dict[str, Any]) -> None:
+def test_the_published_example_is_in_it_in_its_own_order(document: dict[str, Any]) -> None:
     schema = document["components"]["schemas"]["SubmitRequest"]
+    example = schema["examples"][0]
 
-    assert schema["examples"] == [SUBMIT_EXAMPLE]
-    assert schema["required"] == ["model", "content"]
-    assert all(
-        "description" in schema["properties"][name] for name in ("model", "duration", "frames")
+    assert list(example) == schema["required"] == ["model", "content"]
+    assert example["content"][0]["text"].endswith("--resolution 480p --duration 5")
+    assert "role" not in example["content"][1]
+
+
+def test_every_example_is_what_its_schema_allows(document: dict[str, Any]) -> None:
+    found = document["components"]["schemas"]
+    for name in EXAMPLES:
+        schema = {"$ref": f"#/components/schemas/{name}", "components": {"schemas": found}}
+        Draft202012Validator(schema).validate(found[name]["examples"][0])
+
+
+def test_what_the_sdks_send_is_allowed(document: dict[str, Any]) -> None:
+    found = document["components"]["schemas"]
+    schema = {"$ref": "#/components/schemas/SubmitRequest", "components": {"schemas": found}}
+    properties = found["SubmitRequest"]["properties"]
+    example: dict[str, object] = found["SubmitRequest"]["examples"][0]
+    unset = {name: None for name in properties if name not in {"model", "content"}}
+
+    Draft202012Validator(schema).validate(example | unset | {"unknown": [1]})
+    Draft202012Validator(schema).validate(
+        example | {"duration": "5", "watermark": "true", "seed": -1}
     )

@@ -134,6 +134,7 @@ def test_hostile_values_cost_little() -> None:
     is_match(b'W/"' * 2700, '"3-abc"')
     wait(prefer=b"wait" * 2000)
     wait(prefer=b",wait   " * 1000)
-    parse_query(b"&" * 30_000)
+    with pytest.raises(InvalidRequest):
+        parse_query(b"&" * 30_000)
 
     assert time.process_time() - started_s < 0.5

@@ -1,5 +1,6 @@
 import asyncio
-from collections.abc import Iterable
+import tracemalloc
+from collections.abc import Iterable, Iterator
 
 import pytest
 from starlette.types import Message, Receive
@@ -13,14 +14,16 @@ from tests.support.asgi import no_send
 
 def a_receive(chunks: Iterable[bytes], *, ends: bool = True, leaves: bool = False) -> Receive:
     """A server that hands over `chunks`, then ends the body, or never says anything again."""
-    messages: list[Message] = [
-        {"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks
-    ]
-    if ends:
-        messages.append({"type": "http.request", "body": b"", "more_body": False})
-    if leaves:
-        messages.append({"type": "http.disconnect"})
-    waiting = iter(messages)
+
+    def tell() -> Iterator[Message]:
+        for chunk in chunks:
+            yield {"type": "http.request", "body": chunk, "more_body": True}
+        if ends:
+            yield {"type": "http.request", "body": b"", "more_body": False}
+        if leaves:
+            yield {"type": "http.disconnect"}
+
+    waiting = tell()
 
     async def receive() -> Message:
         for message in waiting:
@@ -137,6 +140,33 @@ def test_plain_json_in_utf8_is_taken(given: bytes | None) -> None:
 def test_any_other_form_is_refused(headers: dict[bytes, bytes]) -> None:
     with pytest.raises(UnsupportedMediaType):
         check_media_type(headers)
+
+
+async def test_a_large_body_is_never_held_three_times() -> None:
+    size = 30 * 1024 * 1024
+    start, end = b'{"image":"data:image/png;base64,', b'"}'
+    chunk = b"A" * 65_536
+
+    def chunks() -> Iterator[bytes]:
+        yield start
+        for _ in range(size // len(chunk)):
+            yield chunk
+        yield end
+
+    gate = BodyGate(ServerConfig())
+    exchange = Exchange(
+        {"method": "POST", "query_string": b""}, a_receive(chunks()), no_send, {}, "req", 0.0
+    )
+    tracemalloc.start()
+    try:
+        with gate.enter() as hold:
+            parsed = await receive_object(exchange, gate, hold)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert len(str(parsed["image"])) == size + len(start) - len(b'{"image":"')
+    assert peak < 2.5 * size
 
 
 async def test_a_large_body_is_parsed_like_a_small_one() -> None:
