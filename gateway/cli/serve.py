@@ -131,6 +131,7 @@ async def _serve(config: Config, options: ServeOptions, environ: Mapping[str, st
             await _run(runtime, ports, stop, lambda: _announce(ready, options))
         except ExceptionGroup as errors:  # a loop died, and takes the process down
             runtime.log.exception("server.failed", exc_info=errors)
+            await runtime.background.drain()
             return 1
         finally:
             runtime.log.info("server.stopped")

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.errors import GatewayError, InternalError, UpstreamRejected
 from gateway.http.endpoints import is_public
 from gateway.http.errors import answer_error, as_gateway_error
-from gateway.http.exchange import ClientDisconnected, Exchange
+from gateway.http.exchange import Answer, ClientDisconnected, Exchange
 from gateway.http.guard import METHODS, Head, check_head
 from gateway.ids import is_request_id
 from gateway.observability.lines import LineWriter
@@ -53,6 +53,7 @@ class RequestMiddleware:
         finally:
             self.in_flight_count -= 1
             self._finish(exchange)
+            del scope["state"]  # or the two would hold each other until garbage is collected
 
     async def _respond(self, exchange: Exchange, head: Head) -> None:
         scope = exchange.scope
@@ -69,13 +70,20 @@ class RequestMiddleware:
         except ClientDisconnected:
             raise
         except Exception as error:
-            fault = as_gateway_error(error)
-            self._note(exchange, error, fault)
+            answer = self._answer_to(error, exchange, closes=not is_head_clear)
             if exchange.is_answered:
                 raise  # half an answer is out: the server must cut the connection
-            await exchange.answer(
-                answer_error(fault, exchange.request_id, exchange.method, closes=not is_head_clear)
-            )
+            await exchange.answer(answer)
+
+    def _answer_to(self, error: Exception, exchange: Exchange, *, closes: bool) -> Answer:
+        """Note the error and return what is told of it.
+
+        A frame of the error's own traceback must not name the error: the two would hold each other,
+        and with them the request's body, until garbage is collected.
+        """
+        fault = as_gateway_error(error)
+        self._note(exchange, error, fault)
+        return answer_error(fault, exchange.request_id, exchange.method, closes=closes)
 
     def _note(self, exchange: Exchange, error: Exception, fault: GatewayError) -> None:
         """Count the error by its code; log a defect of ours. No other place logs request errors."""

@@ -76,7 +76,7 @@ class PostgresDatabase:
         self._count_max = config.queue_count_max
         self._running: set[asyncio.Task[Any]] = set()
         self._is_closed = False
-        wait_s = config.lock_timeout_s
+        wait_s = config.statement_timeout_s
         self._writes = server.engine(WRITERS_COUNT, wait_s)
         self._reads = server.engine(config.readers_count, wait_s, is_read_only=True)
 

@@ -218,15 +218,18 @@ async def test_two_processes_write_at_once_and_lose_nothing(
         run_python,
         place,
         """
-        await asyncio.gather(
-            *(db.write(audit.add, an_event("race", 1000 + number)) for number in range(100))
-        )
-        for number in range(100):
-            await db.write(audit.add, an_event("race", 2000 + number))
+        async def add(first):
+            for number in range(first, first + 50):
+                await db.write(audit.add, an_event("race", number))
+        await asyncio.gather(*(add(first) for first in range(1000, 1200, 50)))
         """,
     )
-    ours = asyncio.gather(*(database.write(add_event, number) for number in range(200)))
-    await asyncio.gather(other, ours)
+
+    async def add_fifty(first: int) -> None:
+        for number in range(first, first + 50):
+            await database.write(add_event, number)
+
+    await asyncio.gather(other, *(add_fifty(first) for first in range(0, 200, 50)))
 
     assert await database.read(count_events) == 400
 

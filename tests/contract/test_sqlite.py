@@ -102,6 +102,18 @@ async def test_commits_what_waits_together_once(path: Path) -> None:
     assert statements.count("BEGIN IMMEDIATE") == 2
 
 
+async def test_watching_takes_no_lock(path: Path) -> None:
+    statements: list[str] = []
+    async with opened(path) as database:
+        await database.write(trace_into(statements))
+        watching = asyncio.ensure_future(database.watch(lambda _change: None))
+        while statements.count("PRAGMA data_version") < 3:
+            await asyncio.sleep(0.05)
+        watching.cancel()
+
+    assert "BEGIN IMMEDIATE" not in statements
+
+
 async def test_a_lone_write_does_not_wait_for_others(path: Path) -> None:
     async with opened(path) as database:
         for number in range(20):

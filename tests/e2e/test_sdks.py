@@ -13,6 +13,8 @@ from tests.support.films import read_film
 from tests.support.gateway import ENDED, Gateway, JsonObject, run_gateway, wait_for_end
 
 COLLECTION = "/api/v3/contents/generations/tasks"
+OTHER_MODEL = "doubao-seedance-1-0-pro-fast-251015"
+"""An upstream's places are by model: tasks that never end take none from the others."""
 UNKNOWN_ID = "cgt-20260101000000-aaaaaaaaaaaaaaaaaaaa"
 OVERLOADED: JsonObject = {"error": {"code": "ServerOverloaded", "message": "Busy."}}
 
@@ -46,10 +48,11 @@ def open_ark(sdk: Any, gateway: Gateway, key: str | None = None, max_retries: in
     )
 
 
-def create(ark: Any, words: str = published.AT_ONCE) -> str:
+def create(ark: Any, words: str = published.AT_ONCE, model: str = published.MODEL) -> str:
     """Return the id of a task made with typed fields, the many others being sent as null."""
+    body = {**published.make_body(words), "model": model}
     task_id: str = ark.content_generation.tasks.create(
-        **published.make_body(words), resolution="480p", ratio="16:9", duration=5
+        **body, resolution="480p", ratio="16:9", duration=5
     ).id
     return task_id
 
@@ -95,7 +98,7 @@ async def test_the_asynchronous_client_creates_and_reads(sdk: Any, gateway: Gate
 
 
 def test_a_list_is_filtered_by_ids_model_and_status(ark: Any) -> None:
-    ids = {create(ark, published.FOREVER_RUNNING) for _ in range(2)}
+    ids = {create(ark, published.FOREVER_QUEUED) for _ in range(2)}
     create(ark)
 
     page = ark.content_generation.tasks.list(
@@ -131,7 +134,7 @@ def test_deleting_a_finished_task_takes_it_out_of_view(
 
 
 def test_deleting_a_running_task_is_a_conflict(sdk: Any, ark: Any, client: httpx.Client) -> None:
-    task_id = create(ark, published.FOREVER_RUNNING)
+    task_id = create(ark, published.FOREVER_RUNNING, OTHER_MODEL)
     task: JsonObject = {"status": "queued"}
     while task["status"] == "queued":
         task = client.get(f"{COLLECTION}/{task_id}", params={"wait": 30}).json()
@@ -166,6 +169,18 @@ def test_a_wrong_key_is_an_authentication_error(sdk: Any, gateway: Gateway) -> N
         ark.content_generation.tasks.get(task_id=UNKNOWN_ID)
 
     assert raised.value.code == "AuthenticationError"
+
+
+def test_a_model_that_the_key_may_not_use_is_forbidden(sdk: Any, gateway: Gateway) -> None:
+    key = gateway.create_key("--model", OTHER_MODEL)
+
+    with (
+        open_ark(sdk, gateway, key) as ark,
+        pytest.raises(sdk._exceptions.ArkPermissionDeniedError) as raised,
+    ):
+        create(ark)
+
+    assert (raised.value.code, raised.value.param) == ("AccessDenied", "model")
 
 
 @pytest.mark.parametrize("task_id", [UNKNOWN_ID, "cgt-1"])

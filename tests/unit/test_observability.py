@@ -1,10 +1,12 @@
 import io
 import json
+import re
+from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.observability.logging import mask, open_logger
-from gateway.observability.metrics import Metrics
+from gateway.observability.logging import EVENTS, mask, open_logger
+from gateway.observability.metrics import Counter, Gauge, Histogram, Metrics
 
 KEY = "sg_live_" + "Ab1" * 20 + "x"
 
@@ -68,3 +70,19 @@ def test_every_metric_has_our_prefix_and_parses() -> None:
     assert samples["gateway_http_request_duration_seconds_bucket", "0.025"] == 1
     assert samples["gateway_http_request_duration_seconds_bucket", "+Inf"] == 2
     assert families["gateway_tasks"].samples[0].value == 3
+
+
+def test_the_document_lists_every_metric_and_every_event() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
+    families = [
+        each for each in vars(Metrics()).values() if isinstance(each, Counter | Gauge | Histogram)
+    ]
+    rows = {
+        f"| `{each.name}{'_total' if isinstance(each, Counter) else ''}` | "
+        f"{type(each).__name__.lower()} | {', '.join(f'`{label}`' for label in each.labels) or '–'} |"
+        f" {each.text} |"
+        for each in families
+    }
+
+    assert rows <= set(document.splitlines())
+    assert set(re.findall(r"^\| `([a-z]+\.[a-z_]+)` \|", document, re.MULTILINE)) == EVENTS
