@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from starlette.routing import Route, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import GatewayError, NotFound
 from gateway.http import ark, seedance
@@ -24,9 +24,10 @@ Operation = Callable[[Exchange], Awaitable[Answer]]
 def create_app(runtime: Runtime) -> RequestMiddleware:
     """Return the ASGI application of the public listener."""
     endpoints = [e for e in ENDPOINTS if runtime.config.server.docs or e not in DOCS_ENDPOINTS]
-    routes = _routes(endpoints, _operations(runtime))
+    resources = _resources(endpoints, _operations(runtime))
+    routes = [Route(path, resource) for path, resource in resources.items()]
     router = Router(routes, redirect_slashes=False, default=_find_nothing)
-    return RequestMiddleware(router, runtime)
+    return RequestMiddleware(SingleTasks(resources, router), runtime)
 
 
 def create_metrics_app(runtime: Runtime) -> "MetricsApp":
@@ -50,6 +51,28 @@ class Resource:
         if operation is None:
             raise WrongMethod(self._operations)
         await exchange.answer(await operation(exchange))
+
+
+class SingleTasks:
+    """Finds the paths of single tasks without the router: they are most of all requests."""
+
+    def __init__(self, resources: Mapping[str, Resource], others: ASGIApp) -> None:
+        ending = "/{task_id}"
+        self._others = others
+        self._resources = {
+            path.removesuffix(ending): resource
+            for path, resource in resources.items()
+            if path.endswith(ending)
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        collection, _, task_id = scope["path"].rpartition("/")
+        resource = self._resources.get(collection)
+        if resource is None or not task_id:
+            await self._others(scope, receive, send)
+            return
+        scope["path_params"] = {"task_id": task_id}
+        await resource(scope, receive, send)
 
 
 class MetricsApp:
@@ -104,15 +127,15 @@ def _operations(runtime: Runtime) -> Mapping[tuple[str, str], Operation]:
     }
 
 
-def _routes(
+def _resources(
     endpoints: Iterable[Endpoint], operations: Mapping[tuple[str, str], Operation]
-) -> list[Route]:
-    """Return one route a path, in the order of the endpoints: the hottest is the first."""
+) -> Mapping[str, Resource]:
+    """Return what answers at each path."""
     by_path: dict[str, dict[str, Operation]] = {}
     for endpoint in endpoints:
         operation = operations[endpoint.surface, endpoint.operation]
         by_path.setdefault(endpoint.path, {})[endpoint.method] = operation
-    return [Route(path, Resource(path, methods)) for path, methods in by_path.items()]
+    return {path: Resource(path, methods) for path, methods in by_path.items()}
 
 
 async def _find_nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:

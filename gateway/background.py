@@ -58,6 +58,9 @@ class Background:
             self.active_count -= 1
             if self.active_count == 0:
                 self._idle.set()
+            # The future holds an exception, whose traceback holds this frame: without this the ring
+            # would keep a refused body in memory until garbage is collected.
+            del future
 
 
 def _see_exception(future: "asyncio.Future[T]") -> None:

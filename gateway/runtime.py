@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-import yaml
 from pydantic import SecretStr
 
 from gateway.background import Background
@@ -28,6 +27,7 @@ from gateway.ports import Clock, Database, Lifecycle, P, Query, Runtime, T, Upst
 from gateway.status_cache import StatusCache
 from gateway.upstreams.client import CallRecord
 from gateway.upstreams.registry import open_upstream
+from gateway.yaml_file import YamlError, read_yaml_mapping
 
 DATABASE_FILE: Final = "gateway.db"
 PEPPER_FILE: Final = "pepper"
@@ -144,15 +144,12 @@ def open_pepper(config: Config) -> bytes:
 
 def open_catalog(config: Config) -> Catalog:
     """Return the model table: the packaged one, the deployment's files, endpoints and aliases."""
-    document = _read_yaml(find_data_file("models.yaml"))
-    overrides = [_read_yaml(path) for path in config.models.files]
     try:
-        return load_catalog(
-            document,
-            overrides,
-            _find_aliases(config, load_catalog(document, overrides, config.models.endpoints)),
-        )
-    except CatalogError as error:
+        document = read_yaml_mapping(find_data_file("models.yaml"))
+        overrides = [read_yaml_mapping(path) for path in config.models.files]
+        catalog = load_catalog(document, overrides, config.models.endpoints)
+        return load_catalog(document, overrides, _find_aliases(config, catalog))
+    except (CatalogError, YamlError) as error:
         raise ConfigurationError(f"models: {error}") from error
 
 
@@ -196,17 +193,6 @@ def _read_credential(
     if not value.strip():
         raise ConfigurationError(f"{where}: {source} is not set or empty.")
     return SecretStr(value.strip())
-
-
-def _read_yaml(path: Path) -> Mapping[str, object]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        document = yaml.load(path.read_bytes(), Loader=loader)  # noqa: S506 - both are safe loaders
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path} can't be read: {error}") from error
-    if not isinstance(document, Mapping):
-        raise ConfigurationError(f"{path} is not a YAML mapping.")
-    return document
 
 
 async def _open_database(config: Config) -> Database:

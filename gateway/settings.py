@@ -159,6 +159,8 @@ class _Draft:
         if isinstance(value, list):
             return [self._fill_in(inner, (*where, at)) for at, inner in enumerate(value)]
         if isinstance(value, str):
+            if "\0" in value:
+                self.refuse(_shown(where), "holds a NUL character")
             return _REFERENCE.sub(lambda match: self._look_up(match, where), value)
         return value
 

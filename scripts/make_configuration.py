@@ -148,20 +148,20 @@ def _type_of(schema: Mapping[str, object]) -> str:
         return "secret" if form == "password" else "path"
     items = schema.get("items")
     if isinstance(items, dict):
-        return "list of sections" if "$ref" in items else f"list of {_type_of(items)}"
+        return "list of sections" if "$ref" in items else f"list of {_type_of(items)}s"
     if kind in {"integer", "number"}:
         return f"{kind}{_bounds(schema)}"
-    return {"object": "map of text to text", "string": "text"}.get(str(kind), str(kind))
+    return {"object": "map of texts", "string": "text"}.get(str(kind), str(kind))
 
 
 def _bounds(schema: Mapping[str, object]) -> str:
     words = {
-        "minimum": "from {}",
+        "minimum": "at least {}",
         "exclusiveMinimum": "above {}",
-        "maximum": "to {}",
+        "maximum": "at most {}",
     }
     found = [text.format(_plain(schema[name])) for name, text in words.items() if name in schema]
-    return ", " + " ".join(found) if found else ""
+    return "".join(f", {text}" for text in found)
 
 
 def _plain(number: object) -> str:

@@ -31,6 +31,7 @@ from gateway.ports import Runtime
 from gateway.runtime import make_private_folder, open_runtime, write_private_file
 from gateway.sandbox.server import run_sandbox
 from gateway.sandbox.settings import SandboxSettings
+from gateway.sandbox.store import StateInUseError
 from gateway.services import admin
 from gateway.worker.loops import build_loops
 from gateway.worker.supervisor import run_loops
@@ -266,7 +267,11 @@ async def _sandbox(config: Config) -> AsyncIterator[str]:
         port=0 if config.server.port == 0 else SANDBOX_PORT,
         time_scale=SANDBOX_TIME_SCALE,
     )
-    async with run_sandbox(settings) as sandbox:
+    async with AsyncExitStack() as stack:
+        try:
+            sandbox = await stack.enter_async_context(run_sandbox(settings))
+        except (OSError, StateInUseError) as error:
+            raise ConfigurationError(f"The sandbox can't start: {error}") from error
         yield sandbox.url
 
 

@@ -6,7 +6,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -74,9 +73,10 @@ def sandbox(
     from gateway.sandbox.server import main_sandbox
     from gateway.sandbox.settings import SandboxSettings
 
+    folder = common.load(honours_ark=False).data_dir / "sandbox"
     try:
         settings = SandboxSettings(
-            data_dir=(common.data_dir or Path(".data")) / "sandbox",
+            data_dir=folder,
             host=host,
             port=port,
             seed=seed,

@@ -6,7 +6,7 @@ nothing behind depends on the server.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from starlette.types import Scope
@@ -32,11 +32,8 @@ _READ: Final = frozenset((*_SINGLE, *_LISTS))
 _SHADOWS: Final = frozenset(name.replace(b"-", b"_") for name in _READ if b"-" in name)
 """Names that some proxies take for ours, with underscores."""
 
-# One segment: no dot at its start, no two dots in a row, no percent sign.
-_PLAIN_PATH: Final = re.compile(
-    rb"(?:/[A-Za-z0-9_~:@-]++(?:\.[A-Za-z0-9_~:@-]++)*+)++/?\Z|/\Z",
-)
 _DISGUISED: Final = re.compile(rb"%(?:2f|5c|00|2e)|//|\\|/\.\.?(?:/|\Z)|\x00", re.IGNORECASE)
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]{1,255}|\[[0-9A-Fa-f:.]{2,64}\])(?::[0-9]{0,5})?\Z")
 _PORT: Final = re.compile(rb":[0-9]{0,5}\Z")
 
 
@@ -45,29 +42,27 @@ class Head:
 
     __slots__ = ("count", "headers", "wrong")
 
-    def __init__(self, lines: Iterable[tuple[bytes, bytes]]) -> None:
+    def __init__(self, lines: Sequence[tuple[bytes, bytes]]) -> None:
         """Read `lines`; never raises, so that a request with a bad head still gets its id."""
         self.headers: dict[bytes, bytes] = {}
         self.wrong = ""
-        self.count = 0
-        headers = self.headers
+        self.count = len(lines)
         for name, value in lines:
-            self.count += 1
             if name in _READ:
-                if name in headers:
-                    self._add_repeated(name, value)
-                else:
-                    headers[name] = value
-                if len(value) > HEADER_VALUE_BYTES_MAX or not value.isascii():
-                    self.wrong = f"the header {name.decode()} is too long or not ASCII"
+                self._add(name, value)
             elif name in _SHADOWS:
                 self.wrong = "a header name with underscores looks like one with dashes"
 
-    def _add_repeated(self, name: bytes, value: bytes) -> None:
-        if name in _LISTS:
-            self.headers[name] += b", " + value
+    def _add(self, name: bytes, value: bytes) -> None:
+        headers = self.headers
+        if name not in headers:
+            headers[name] = value
+        elif name in _LISTS:
+            headers[name] += b", " + value
         else:
             self.wrong = f"the header {name.decode()} is given more than once"
+        if len(value) > HEADER_VALUE_BYTES_MAX or not value.isascii():
+            self.wrong = f"the header {name.decode()} is too long or not ASCII"
 
 
 def check_head(scope: Scope, head: Head, server: ServerConfig, *, is_any_host: bool) -> None:
@@ -81,11 +76,17 @@ def check_head(scope: Scope, head: Head, server: ServerConfig, *, is_any_host: b
         raise _bad(head.wrong)
     if head.count > server.headers_count_max:
         raise _bad(f"there are more than {server.headers_count_max} headers")
-    if b"transfer-encoding" in head.headers and b"content-length" in head.headers:
-        raise _bad("both Content-Length and Transfer-Encoding are given")
+    coding = head.headers.get(b"transfer-encoding")
+    if coding is not None:
+        if b"content-length" in head.headers:
+            raise _bad("both Content-Length and Transfer-Encoding are given")
+        if coding.lower() != b"chunked":
+            raise _bad("the header transfer-encoding is not chunked")
     host = head.headers.get(b"host")
     if not host:
         raise _bad("the header host is missing")
+    if not _HOST.match(host):
+        raise _bad("the header host is not a host name, or address, and a port")
     if server.allowed_hosts and not is_any_host and not _is_allowed(host, server.allowed_hosts):
         raise _bad("the header host names a host that is not served here")
     _check_target(scope, server)
@@ -95,14 +96,18 @@ def _check_target(scope: Scope, server: ServerConfig) -> None:
     path: bytes = scope.get("raw_path") or scope["path"].encode()
     if len(path) > server.path_bytes_max:
         raise _bad(f"the path is longer than {server.path_bytes_max} bytes")
-    if not _PLAIN_PATH.match(path):
-        if not path.startswith(b"/"):
-            raise _bad("the path does not start with a slash")
-        if not path.isascii() or _DISGUISED.search(path):
-            raise _bad("the path holds encoded separators, dot segments or empty segments")
+    if not path.startswith(b"/"):
+        raise _bad("the path does not start with a slash")
+    if not path.isascii() or (_may_be_disguised(path) and _DISGUISED.search(path)):
+        raise _bad("the path holds encoded separators, dot segments or empty segments")
     query: bytes = scope["query_string"]
     if query and (len(query) > server.query_bytes_max or not query.isascii()):
         raise _bad(f"the query is longer than {server.query_bytes_max} bytes or not ASCII")
+
+
+def _may_be_disguised(path: bytes) -> bool:
+    """Tell plain paths from others, at a tenth of the cost of the pattern."""
+    return b"%" in path or b"//" in path or b"/." in path or b"\\" in path or b"\0" in path
 
 
 def _is_allowed(host: bytes, allowed: tuple[str, ...]) -> bool:

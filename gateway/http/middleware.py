@@ -3,14 +3,15 @@
 One pure ASGI layer does all of it, because every layer costs every status poll.
 """
 
+from contextlib import suppress
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import GatewayError, InternalError, UpstreamRejected
+from gateway.errors import GatewayError, InternalError, InvalidRequest, UpstreamRejected
 from gateway.http.endpoints import is_public
 from gateway.http.errors import answer_error, as_gateway_error
-from gateway.http.exchange import Answer, ClientDisconnected, Exchange
+from gateway.http.exchange import ClientDisconnected, Exchange
 from gateway.http.guard import METHODS, Head, check_head
 from gateway.ids import is_request_id
 from gateway.observability.lines import LineWriter
@@ -19,7 +20,7 @@ from gateway.ports import Runtime
 from gateway.services.auth import authenticate, find_principal
 
 CLIENT_CLOSED: Final = 499
-"""Logged and counted when the client hung up before its answer; nobody receives it."""
+"""Logged and counted when the client hung up before its answer, or its body was cut off."""
 
 
 class RequestMiddleware:
@@ -49,7 +50,7 @@ class RequestMiddleware:
         try:
             await self._respond(exchange, head)
         except ClientDisconnected:
-            exchange.status = CLIENT_CLOSED
+            await self._answer_cut_off(exchange)
         finally:
             self.in_flight_count -= 1
             self._finish(exchange)
@@ -70,20 +71,29 @@ class RequestMiddleware:
         except ClientDisconnected:
             raise
         except Exception as error:
-            answer = self._answer_to(error, exchange, closes=not is_head_clear)
+            fault = as_gateway_error(error)
+            self._note(exchange, error, fault)
             if exchange.is_answered:
                 raise  # half an answer is out: the server must cut the connection
-            await exchange.answer(answer)
+            # Frames of the traceback hold the error and the body: a ring that would keep each
+            # refused body in memory until garbage is collected.
+            error.__traceback__ = None
+            await exchange.answer(
+                answer_error(fault, exchange.request_id, exchange.method, closes=not is_head_clear)
+            )
 
-    def _answer_to(self, error: Exception, exchange: Exchange, *, closes: bool) -> Answer:
-        """Note the error and return what is told of it.
+    async def _answer_cut_off(self, exchange: Exchange) -> None:
+        """Answer a request that ended too early, in case that somebody still listens.
 
-        A frame of the error's own traceback must not name the error: the two would hold each other,
-        and with them the request's body, until garbage is collected.
+        Servers report a body whose framing is broken as a client that hung up. Left without an
+        answer of ours, they answer it by themselves: a 500 in plain text.
         """
-        fault = as_gateway_error(error)
-        self._note(exchange, error, fault)
-        return answer_error(fault, exchange.request_id, exchange.method, closes=closes)
+        if not exchange.is_answered:
+            fault = InvalidRequest("the request body is not valid: it is cut off or badly framed.")
+            answer = answer_error(fault, exchange.request_id, exchange.method, closes=True)
+            with suppress(ClientDisconnected):
+                await exchange.answer(answer)
+        exchange.status = CLIENT_CLOSED
 
     def _note(self, exchange: Exchange, error: Exception, fault: GatewayError) -> None:
         """Count the error by its code; log a defect of ours. No other place logs request errors."""

@@ -5,6 +5,7 @@ that is not ours, lines go through the logger like all others.
 """
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
@@ -15,6 +16,9 @@ import structlog
 from gateway.observability.logging import Logger
 
 _INFO: Final = 20
+_GATHER_S: Final = 0.005
+"""How long a line may wait for others: under load, printing each alone costs more than making it.
+"""
 
 Print = Callable[[str], object]
 
@@ -22,7 +26,7 @@ Print = Callable[[str], object]
 class LineWriter:
     """Writes events of level info whose values are known to hold nothing secret.
 
-    The lines of one turn of the event loop are printed together at its end.
+    The lines of a few milliseconds are printed together, the last ones when the process ends.
     """
 
     def __init__(self, log: Logger) -> None:
@@ -32,6 +36,8 @@ class LineWriter:
         self._pending: list[str] = []
         self._second = -1
         self._stamp = ""
+        if self._print is not None:
+            weakref.finalize(self, _print_all, self._pending, self._print)
 
     def write(self, event: str, now_ms: int, fields: dict[str, object]) -> None:
         """Write one line. `fields` are not redacted: ids, numbers and closed sets only."""
@@ -45,11 +51,8 @@ class LineWriter:
         fields["@timestamp"] = self._timestamp(now_ms)
         self._pending.append(orjson.dumps(fields).decode())
         if len(self._pending) == 1:
-            asyncio.get_running_loop().call_soon(self._flush, self._print)
-
-    def _flush(self, print_lines: Print) -> None:
-        lines, self._pending = self._pending, []
-        print_lines("\n".join(lines))
+            loop = asyncio.get_running_loop()
+            loop.call_later(_GATHER_S, _print_all, self._pending, self._print)
 
     def _timestamp(self, now_ms: int) -> str:
         second, ms = divmod(now_ms, 1000)
@@ -57,6 +60,12 @@ class LineWriter:
             self._second = second
             self._stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         return f"{self._stamp}.{ms:03d}000Z"
+
+
+def _print_all(pending: list[str], print_lines: Print) -> None:
+    if pending:
+        print_lines("\n".join(pending))
+        pending.clear()
 
 
 def _printer_behind(log: Logger) -> Print | None:

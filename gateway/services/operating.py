@@ -15,7 +15,7 @@ from gateway.services.sweeping import hash_requests
 from gateway.storage import audit, requests, tasks
 from gateway.storage.requests import RequestSelector
 
-_ROWS_PER_ERASURE_MAX: Final = 200
+ROWS_PER_ERASURE_MAX: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ async def erase_requests(
     await _record(runtime, actor, "requests.erase_requested", task_id or project_id or "", chosen)
     count, after_id = 0, ""
     while rows := await runtime.db.read(
-        requests.page_requests, selector, after_id, _ROWS_PER_ERASURE_MAX
+        requests.page_requests, selector, after_id, ROWS_PER_ERASURE_MAX
     ):
         texts = [row for row in rows if row.expires_at_ms is not None]  # the others are hashes
         await hash_requests(runtime, texts)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -11,6 +11,9 @@ from gateway.domain.projects import AuditEvent
 from gateway.ports import Change, ChangeKind
 from gateway.storage import audit, changes
 from gateway.storage.schema import keys
+
+# Built once: to build a statement costs more than to run it.
+_FIND: Final = sa.select(keys).where(keys.c.id == sa.bindparam("wanted_id"))
 
 
 def insert(conn: sa.Connection, key: Key, event: AuditEvent) -> bool:
@@ -38,7 +41,7 @@ def insert(conn: sa.Connection, key: Key, event: AuditEvent) -> bool:
 
 def find(conn: sa.Connection, key_id: str) -> Key | None:
     """Return the key with this public id, whether valid, expired or revoked."""
-    row = conn.execute(sa.select(keys).where(keys.c.id == key_id)).one_or_none()
+    row = conn.execute(_FIND, {"wanted_id": key_id}).one_or_none()
     return None if row is None else _key(row)
 
 

@@ -253,9 +253,6 @@ def _data_version(conn: sa.Connection) -> int:
     return version
 
 
-# --- opening ------------------------------------------------------------------------------------
-
-
 def _open(path: Path, config: StorageConfig, watch_interval_s: float) -> SqliteDatabase:
     _prepare(path, config)
     engine = _engine(path, config)

@@ -10,7 +10,7 @@ unknown one are the same nothing.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -71,11 +71,52 @@ class Reschedule:
     missing_since_ms: int | None
 
 
+# Built once: to build a statement costs ten times what it costs to run it.
+_OWNED: Final = (
+    tasks.c.project_id == sa.bindparam("owner_id"),
+    tasks.c.deleted_at_ms.is_(None),
+    tasks.c.state != TaskState.REJECTED.value,
+)
+_NEWEST: Final = (tasks.c.created_at_ms.desc(), tasks.c.id.desc())
+_STORED: Final = sa.select(tasks, task_requests.c.body.label("request_body")).outerjoin(
+    task_requests, task_requests.c.task_id == tasks.c.id
+)
+_FIND: Final = _STORED.where(tasks.c.id == sa.bindparam("wanted_id"))
+_FIND_OWNED: Final = _FIND.where(*_OWNED)
+_ADMIT: Final = sa.insert(tasks)
+_ADD_HISTORY: Final = sa.insert(task_transitions)
+# What is set follows from the parameters.
+_UPDATE: Final = sa.update(tasks).where(
+    tasks.c.id == sa.bindparam("known_id"), tasks.c.version == sa.bindparam("known_version")
+)
+_FOLLOWED: Final = (
+    tasks.c.upstream == sa.bindparam("at_upstream"),
+    tasks.c.credential == sa.bindparam("by_credential"),
+    tasks.c.state.in_(sorted(OBSERVED)),
+    tasks.c.next_poll_at_ms.is_not(None),
+)
+_NEXT_DUE_AT: Final = sa.select(sa.func.min(tasks.c.next_poll_at_ms)).where(*_FOLLOWED)
+_DUE: Final = (
+    sa.select(tasks.c.id)
+    .where(*_FOLLOWED, tasks.c.next_poll_at_ms <= sa.bindparam("now_ms"))
+    .order_by(tasks.c.next_poll_at_ms)
+    .limit(sa.bindparam("count_max"))
+    .with_for_update(skip_locked=True)
+    .cte("due")
+)
+_CLAIM_DUE: Final = (
+    sa.update(tasks)
+    .where(tasks.c.id.in_(sa.select(_DUE.c.id)))
+    .values(next_poll_at_ms=sa.bindparam("lease_until_ms"))
+    .returning(tasks)
+)
+
+
 def admit(
     conn: sa.Connection, task: Task, stored_request: str, request_expires_at_ms: int | None
 ) -> None:
     """Record a new task, its request and its first row of history."""
-    conn.execute(sa.insert(tasks), _row(task))
+    conn.execute(_ADMIT, _row(task))
     requests.insert(conn, StoredRequest(task.id, stored_request, request_expires_at_ms))
     _add_history(conn, task, None, None)
 
@@ -83,9 +124,7 @@ def admit(
 def apply_transition(conn: sa.Connection, before: Task, after: Task, event: Event) -> bool:
     """Move the task from `before` to `after`. False, and nothing is written, if it has moved on."""
     moved = conn.execute(
-        sa.update(tasks)
-        .where(tasks.c.id == before.id, tasks.c.version == before.version)
-        .values(_moving(after))
+        _UPDATE, {"known_id": before.id, "known_version": before.version, **_moving(after)}
     )
     if moved.rowcount == 0:
         return False
@@ -96,23 +135,26 @@ def apply_transition(conn: sa.Connection, before: Task, after: Task, event: Even
 
 def find_owned(conn: sa.Connection, project_id: str, task_id: str) -> StoredTask | None:
     """Return the project's task, unless its client deleted it or never got its id."""
-    return _find(conn, tasks.c.id == task_id, *_visible_to(project_id))
+    row = conn.execute(_FIND_OWNED, {"wanted_id": task_id, "owner_id": project_id}).one_or_none()
+    return None if row is None else _stored_task(row)
 
 
 def find(conn: sa.Connection, task_id: str) -> StoredTask | None:
     """Return any task, whosever and whatever it is: for operators and our own loops."""
-    return _find(conn, tasks.c.id == task_id)
+    row = conn.execute(_FIND, {"wanted_id": task_id}).one_or_none()
+    return None if row is None else _stored_task(row)
 
 
 def page_owned(
     conn: sa.Connection, project_id: str, chosen: TaskFilter, offset: int, limit: int
 ) -> Page:
     """Return one page of the project's visible tasks, newest first."""
-    conditions = [*_visible_to(project_id), *_conditions(chosen)]
-    total = conn.execute(sa.select(sa.func.count()).select_from(tasks).where(*conditions))
-    rows = conn.execute(
-        _stored().where(*conditions).order_by(*_newest()).offset(offset).limit(limit)
-    )
+    conditions = [*_OWNED, *_conditions(chosen)]
+    owner = {"owner_id": project_id}
+    count = sa.select(sa.func.count()).select_from(tasks).where(*conditions)
+    total = conn.execute(count, owner)
+    page = _STORED.where(*conditions).order_by(*_NEWEST).offset(offset).limit(limit)
+    rows = conn.execute(page, owner)
     return Page(total.scalar_one(), tuple(_stored_task(row) for row in rows))
 
 
@@ -120,9 +162,10 @@ def hide(conn: sa.Connection, project_id: str, task_id: str, at_ms: int) -> bool
     """Take an ended task out of its client's view. False if there is none to take."""
     hidden = conn.execute(
         sa.update(tasks)
-        .where(tasks.c.id == task_id, tasks.c.state.in_(sorted(TERMINAL)), *_visible_to(project_id))
+        .where(tasks.c.id == task_id, tasks.c.state.in_(sorted(TERMINAL)), *_OWNED)
         .values(deleted_at_ms=at_ms, version=tasks.c.version + 1)
-        .returning(tasks.c.version)
+        .returning(tasks.c.version),
+        {"owner_id": project_id},
     ).scalar_one_or_none()
     if hidden is None:
         return False
@@ -132,9 +175,8 @@ def hide(conn: sa.Connection, project_id: str, task_id: str, at_ms: int) -> bool
 
 def next_due_at(conn: sa.Connection, upstream: str, credential: str) -> int | None:
     """Return when the next look of this credential is due, or None if it has no task to follow."""
-    due_at_ms: int | None = conn.execute(
-        sa.select(sa.func.min(tasks.c.next_poll_at_ms)).where(*_followed(upstream, credential))
-    ).scalar_one()
+    of = {"at_upstream": upstream, "by_credential": credential}
+    due_at_ms: int | None = conn.execute(_NEXT_DUE_AT, of).scalar_one()
     return due_at_ms
 
 
@@ -151,19 +193,15 @@ def claim_due(
 
     No two callers get the same task before the lease ends: it is the next look's new time.
     """
-    due = (
-        sa.select(tasks.c.id)
-        .where(*_followed(upstream, credential), tasks.c.next_poll_at_ms <= now_ms)
-        .order_by(tasks.c.next_poll_at_ms)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-    )
     rows = conn.execute(
-        sa.update(tasks)
-        .where(tasks.c.id.in_(sa.select(due.c.id)))
-        .values(next_poll_at_ms=lease_until_ms)
-        .returning(tasks)
+        _CLAIM_DUE,
+        {
+            "at_upstream": upstream,
+            "by_credential": credential,
+            "now_ms": now_ms,
+            "lease_until_ms": lease_until_ms,
+            "count_max": limit,
+        },
     )
     return [_task(row) for row in rows]
 
@@ -173,19 +211,12 @@ def reschedule(conn: sa.Connection, looks: Sequence[Reschedule]) -> None:
     if not looks:
         return
     conn.execute(
-        sa.update(tasks)
-        .where(tasks.c.id == sa.bindparam("task_id"), tasks.c.version == sa.bindparam("at_version"))
-        .values(
-            next_poll_at_ms=sa.bindparam("next_poll_at_ms"),
-            poll_count=sa.bindparam("poll_count"),
-            missing_count=sa.bindparam("missing_count"),
-            missing_since_ms=sa.bindparam("missing_since_ms"),
-        ),
+        _UPDATE,
         # In the order of ids, so that two pollers lock shared rows in the same order.
         [
             {
-                "task_id": look.task_id,
-                "at_version": look.version,
+                "known_id": look.task_id,
+                "known_version": look.version,
                 "next_poll_at_ms": look.next_poll_at_ms,
                 "poll_count": look.poll_count,
                 "missing_count": look.missing_count,
@@ -232,24 +263,7 @@ def list_all(
         chosen = chosen.where(tasks.c.project_id == project_id)
     if state is not None:
         chosen = chosen.where(tasks.c.state == state.value)
-    return [_task(row) for row in conn.execute(chosen.order_by(*_newest()).limit(limit))]
-
-
-def _visible_to(project_id: str) -> Sequence[sa.ColumnElement[bool]]:
-    return (
-        tasks.c.project_id == project_id,
-        tasks.c.deleted_at_ms.is_(None),
-        tasks.c.state != TaskState.REJECTED.value,
-    )
-
-
-def _followed(upstream: str, credential: str) -> Sequence[sa.ColumnElement[bool]]:
-    return (
-        tasks.c.upstream == upstream,
-        tasks.c.credential == credential,
-        tasks.c.state.in_(sorted(OBSERVED)),
-        tasks.c.next_poll_at_ms.is_not(None),
-    )
+    return [_task(row) for row in conn.execute(chosen.order_by(*_NEWEST).limit(limit))]
 
 
 def _conditions(chosen: TaskFilter) -> Sequence[sa.ColumnElement[bool]]:
@@ -266,25 +280,11 @@ def _conditions(chosen: TaskFilter) -> Sequence[sa.ColumnElement[bool]]:
     return conditions
 
 
-def _newest() -> Sequence[sa.ColumnElement[Any]]:
-    return (tasks.c.created_at_ms.desc(), tasks.c.id.desc())
-
-
-def _stored() -> sa.Select[Any]:
-    body = task_requests.c.body.label("request_body")
-    return sa.select(tasks, body).outerjoin(task_requests, task_requests.c.task_id == tasks.c.id)
-
-
-def _find(conn: sa.Connection, *conditions: sa.ColumnElement[bool]) -> StoredTask | None:
-    row = conn.execute(_stored().where(*conditions)).one_or_none()
-    return None if row is None else _stored_task(row)
-
-
 def _add_history(
     conn: sa.Connection, task: Task, from_state: TaskState | None, event: Event | None
 ) -> None:
     conn.execute(
-        sa.insert(task_transitions),
+        _ADD_HISTORY,
         {
             "task_id": task.id,
             "version": task.version,

@@ -41,6 +41,7 @@ _READ_CONNECTIONS_MAX: Final = 32
 # Well below the keep-alive of common servers, so that a read seldom meets a closing connection.
 _KEEPALIVE_S: Final = 4.0
 _KEPT_HEADERS: Final = ("retry-after", "x-request-id")
+_ECHO_CHARS_MIN: Final = 16
 _UNREACHED: Final = "The upstream can't be reached."
 _NEVER_SENT: Final = (
     httpx.ConnectError,
@@ -250,17 +251,16 @@ class UpstreamClient:
         response = await transport.handle_async_request(request)
         async with aclosing(response):
             body = await self._read_body(response)
-        # An upstream that echoes our credential must not bring it into the store or to a client.
+        headers = {
+            name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers
+        }
+        # An upstream that echoes our credential must not bring it into the store or to a client. A
+        # short one is left alone: it would be found by chance, and no vendor issues any.
         secret = self._credentials[credential].get_secret_value()
-        return Answer(
-            status=response.status_code,
-            body=body.replace(secret.encode(), b"[secret]"),
-            headers={
-                name: response.headers[name].replace(secret, "")
-                for name in _KEPT_HEADERS
-                if name in response.headers
-            },
-        )
+        if len(secret) >= _ECHO_CHARS_MIN:
+            body = body.replace(secret.encode(), b"[secret]")
+            headers = {name: text.replace(secret, "") for name, text in headers.items()}
+        return Answer(response.status_code, body, headers)
 
     async def _read_body(self, response: httpx.Response) -> bytes:
         if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
@@ -361,6 +361,9 @@ def _parse_proxy(config: UpstreamConfig, context: ssl.SSLContext) -> httpx.Proxy
 
 def _tls_context(config: UpstreamConfig) -> ssl.SSLContext:
     if config.ca_file is None:
+        if "https:" not in f"{config.base_url} {config.proxy}":
+            # Never used, as nothing speaks TLS; it trusts nobody, and costs no reading of files.
+            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         return httpx.create_ssl_context(trust_env=False)
     try:
         return ssl.create_default_context(cafile=str(config.ca_file))

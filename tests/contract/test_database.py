@@ -276,9 +276,6 @@ async def test_errors_do_not_show_what_was_stored(database: Database) -> None:
     assert "secret" not in "".join(shown)
 
 
-# --- helpers ------------------------------------------------------------------------------------
-
-
 @asynccontextmanager
 async def reopened(place: Place) -> AsyncIterator[Database]:
     database = await place.open()

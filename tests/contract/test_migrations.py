@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from gateway.errors import StorageUnavailable
 from gateway.ports import Database
 from gateway.storage import keys, migrate, requests, revisions, schema, tasks
 from gateway.storage.postgres import _Server
+from gateway.storage.sqlite import _engine
 from gateway.storage.tasks import TaskFilter
 from tests.contract.conftest import Place
 from tests.support.stored import a_task, moved
@@ -269,6 +271,16 @@ def test_what_runs_often_reads_no_whole_table_and_sorts_nothing(name: str) -> No
     assert any(step.startswith("SEARCH") for step in plans)
     bad = [step for step in plans if "TEMP B-TREE" in step or step.startswith("SCAN tasks")]
     assert bad == []
+
+
+def test_a_migration_on_sqlite_is_part_of_the_transaction_around_it(tmp_path: Path) -> None:
+    engine = _engine(tmp_path / "gateway.db", StorageConfig(), foreign_keys=False)
+    with engine.connect() as conn:
+        conn.exec_driver_sql("BEGIN IMMEDIATE")
+        revisions.migrate(conn)
+        assert sa.inspect(conn).has_table("tasks")
+        conn.rollback()
+        assert conn.exec_driver_sql("SELECT count(*) FROM sqlite_schema").scalar_one() == 0
 
 
 async def test_a_migration_that_fails_changes_nothing(sqlite_place: Place) -> None:

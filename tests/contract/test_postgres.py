@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
+from sqlalchemy.util import await_only
 
 from gateway.config import StorageConfig
 from gateway.domain.tasks import Event
@@ -59,27 +60,28 @@ def disconnect_others(conn: sa.Connection) -> int:
 
 
 async def test_runs_a_transaction_again_after_a_deadlock(server: Database) -> None:
-    await server.write(schema_two_rows)
-    runs = {"ab": 0, "ba": 0}
+    await server.write(add_two_rows)
+    runs: list[str] = []
+    both_hold_a_row = asyncio.Barrier(2)
 
     def lock(conn: sa.Connection, order: str) -> None:
-        runs[order] += 1
+        runs.append(order)
         for row in order:
             conn.execute(
                 sa.update(schema.projects)
                 .where(schema.projects.c.id == row)
                 .values(created_at_ms=schema.projects.c.created_at_ms + 1)
             )
-            if row == order[0]:
-                sleep(conn, 0.3)
+            if runs.count(order) == 1 and row == order[0]:
+                await_only(both_hold_a_row.wait())
 
     await asyncio.gather(server.write(lock, "ab"), server.write(lock, "ba"))
 
-    assert sorted(runs.values()) == [1, 2]
+    assert len(runs) == 3
     assert await server.read(times) == [2, 2]
 
 
-def schema_two_rows(conn: sa.Connection) -> None:
+def add_two_rows(conn: sa.Connection) -> None:
     conn.execute(
         sa.insert(schema.projects), [{"id": n, "name": n, "created_at_ms": 0} for n in "ab"]
     )
@@ -128,16 +130,20 @@ async def test_a_slow_statement_is_stopped(postgres_place: Place) -> None:
 async def test_a_lock_is_not_waited_for_without_end(postgres_place: Place) -> None:
     config = postgres_place.config.model_copy(update={"lock_timeout_s": 0.2})
     async with opened(config) as database:
-        await database.write(schema_two_rows)
+        await database.write(add_two_rows)
 
-        def hold(conn: sa.Connection, delay_s: float) -> None:
+        is_held, is_over = asyncio.Event(), asyncio.Event()
+
+        def hold(conn: sa.Connection) -> None:
             conn.execute(sa.select(schema.projects).with_for_update())
-            sleep(conn, delay_s)
+            is_held.set()
+            await_only(is_over.wait())
 
-        holding = asyncio.ensure_future(database.write(hold, 1.0))
-        await asyncio.sleep(0.3)
+        holding = asyncio.ensure_future(database.write(hold))
+        await is_held.wait()
         with pytest.raises(StorageUnavailable):
-            await database.write(hold, 0.0)
+            await database.write(hold)
+        is_over.set()
         await holding
 
 

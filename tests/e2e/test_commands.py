@@ -3,9 +3,11 @@
 import json
 import os
 import pty
+import re
 import resource
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -26,6 +28,8 @@ from tests.support.published import AT_ONCE, FOREVER_QUEUED, make_body
 PATH = "/seedance/generations"
 LIST_CPU_S_MAX = 0.5
 REVOCATION_S_MAX = 1.0
+BAR = "\u2501"
+COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-8]|4[0-8]|9[0-7])[;m]")
 
 
 def submit(client: httpx.Client, prompt: str) -> str:
@@ -42,7 +46,9 @@ def run_json(gateway: Gateway, *arguments: str) -> dict[str, object]:
     return value
 
 
-def run_on_a_terminal(gateway: Gateway, *arguments: str) -> tuple[int, str]:
+def run_on_a_terminal(
+    gateway: Gateway, *arguments: str, environ: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     """Run a command with its standard streams on a terminal; return exit code and what it saw."""
     master, slave = pty.openpty()
     command = [*PROGRAM, *arguments, "--data-dir", str(gateway.data_dir)]
@@ -52,7 +58,7 @@ def run_on_a_terminal(gateway: Gateway, *arguments: str) -> tuple[int, str]:
         stdout=slave,
         stderr=slave,
         cwd=REPOSITORY,
-        env=make_environment({"TERM": "xterm", "COLUMNS": "120"}),
+        env=make_environment({"TERM": "xterm-256color", "COLUMNS": "120", **(environ or {})}),
     ) as process:
         os.close(slave)
         seen = b""
@@ -255,14 +261,18 @@ def test_a_terminal_gets_a_table_and_a_progress_bar(gateway: Gateway, client: ht
 
     assert exit_code == 0
     assert "running" in waited
-    assert "\u2501" in waited  # the bar
+    assert BAR in waited
+    assert COLOUR.search(waited)
     assert task_id in listed
 
 
-def test_no_color_is_honoured(gateway: Gateway) -> None:
-    done = gateway.run_cli("tasks", "list")
+def test_no_color_is_honoured(gateway: Gateway, client: httpx.Client) -> None:
+    task_id = submit(client, "sandbox:queued=0 sandbox:run=30")
 
-    assert "\x1b" not in done.stdout + done.stderr
+    _, waited = run_on_a_terminal(gateway, "tasks", "wait", task_id, environ={"NO_COLOR": "1"})
+
+    assert BAR in waited
+    assert not COLOUR.search(waited)
 
 
 def test_a_short_command_costs_little(gateway: Gateway, captured: Captured) -> None:

@@ -158,7 +158,11 @@ def test_the_history_of_the_clock_is_bounded() -> None:
 def test_id_suffixes_do_not_repeat(seed: int, start: int) -> None:
     suffixes = {Draws(seed, start + index).id_suffix() for index in range(300)}
 
+    # A multiplier that shares a factor with 36 would come back to these too early.
+    early = {Draws(seed, start + 36**5 // factor).id_suffix() for factor in (2, 3, 6, 36)}
+
     assert len(suffixes) == 300
+    assert Draws(seed, start).id_suffix() not in early
     assert all(len(each) == 5 for each in suffixes)
 
 

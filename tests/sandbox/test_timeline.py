@@ -91,6 +91,7 @@ async def test_expires_when_the_queue_lasts_longer_than_it_may_wait(upstream: Up
     shown = await upstream.get(task_id)
 
     assert shown["status"] == "expired"
+    assert (await upstream.list("?filter.status=expired"))["items"] == [shown]
     assert abs(shown["updated_at"] - shown["created_at"] - 3600) <= 1
 
 

@@ -69,6 +69,10 @@ def test_a_film_is_well_formed(size: Size, frames: int) -> None:
     for index, picture in enumerate(pictures):
         assert struct.unpack_from(">I", picture)[0] == len(picture) - 4
         assert picture[4] & 31 == (1 if index else 5)
+    # The frame numbers in the pictures count modulo 16, so the cycle has to be kept.
+    repeats = load_still(size).repeats
+    assert [each[4:] for each in pictures[1:]] == [repeats[n % 16] for n in range(frames - 1)]
+    assert len(set(repeats)) == 16
 
 
 def test_every_size_of_every_family_has_its_still() -> None:

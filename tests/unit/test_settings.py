@@ -203,6 +203,7 @@ def test_what_is_filled_in_is_not_read_as_yaml(tmp_path: Path) -> None:
             UPSTREAM.replace("env:", "evn:"),
             "upstreams[0].credentials[0].evn: there is no such setting; did you mean env?",
         ),
+        ('data_dir: "a\\0b"', "data_dir: holds a NUL character"),
         ("server: {port: 65536}", "server.port: must be less than or equal to 65535"),
         ("server: {port: many}", "server.port: must be a valid integer"),
         ("server: 5", "server: must be a mapping of settings"),

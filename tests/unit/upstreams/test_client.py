@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -356,24 +357,28 @@ async def test_a_configured_authority_is_trusted(tmp_path: Path) -> None:
 
 
 async def test_waiting_in_vain_for_a_free_connection_proves_that_nothing_was_sent() -> None:
+    released = asyncio.Event()
+
+    async def answers_when_released(connection: RawConnection) -> None:
+        await connection.read_request()
+        await released.wait()
+        await connection.send(ACCEPTED)
+
     async with (
-        RawUpstream(never_answers) as upstream,
-        client_of(
-            upstream.base_url, connections_max=1, connect_timeout_s=SHORT_S, answer_timeout_s=1.0
-        ) as client,
+        RawUpstream(answers_when_released) as upstream,
+        client_of(upstream.base_url, connections_max=1, connect_timeout_s=SHORT_S) as client,
         asyncio.TaskGroup() as group,
     ):
-        first = group.create_task(_fault_of(client.submit("main", BODY, "attempt-1")))
+        first = group.create_task(client.submit("main", BODY, "attempt-1"))
         await upstream.wait_for_requests(1)
-        second = await _fault_of(client.submit("main", BODY, "attempt-2"))
 
-        assert type(second) is UpstreamUnavailable
-        assert type(await first) is UpstreamAmbiguous
+        fault = await _fault_of(client.submit("main", BODY, "attempt-2"))
+
+        assert type(fault) is UpstreamUnavailable
         assert upstream.connection_count == 1
-
-        third = await _fault_of(client.submit("main", BODY, "attempt-3"))
-
-        assert type(third) is UpstreamAmbiguous, "the slot was given back"
+        released.set()
+        assert (await first).status == 200
+        assert (await client.submit("main", BODY, "attempt-3")).status == 200
 
 
 async def _fault_of(call: Awaitable[object]) -> GatewayError:
@@ -564,6 +569,21 @@ async def test_an_answer_given_before_the_body_was_read_is_taken() -> None:
     assert answer.status == 413
 
 
+async def test_an_answer_may_take_longer_than_connecting() -> None:
+    async def thinks(connection: RawConnection) -> None:
+        await connection.read_request()
+        await asyncio.sleep(3 * SHORT_S)
+        await connection.send(ACCEPTED)
+
+    async with (
+        RawUpstream(thinks) as upstream,
+        client_of(upstream.base_url, connect_timeout_s=SHORT_S) as client,
+    ):
+        answer = await client.submit("main", BODY, "attempt-1")
+
+    assert answer.status == 200
+
+
 async def test_cookies_and_other_headers_do_not_come_back() -> None:
     answer = answer_bytes(
         b"{}", headers=("Set-Cookie: a=b", "Retry-After: 3", "X-Request-Id: r-1", "Server: x")
@@ -612,6 +632,60 @@ async def test_a_cancelled_submit_closes_its_connection_and_frees_its_slot() -> 
             with pytest.raises(asyncio.CancelledError):
                 await call
             await left.wait()
+
+
+# --- other transports behind the same seam --------------------------------------------------------
+
+
+class OddTransport(httpx.AsyncBaseTransport):
+    """A transport that traces nothing, fails with `error`, or answers and then fails to close."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.error is not None:
+            raise self.error
+        return httpx.Response(200, stream=httpx.ByteStream(b'{"id":"x-1"}'), request=request)
+
+    async def aclose(self) -> None:
+        if self.error is None:
+            raise RuntimeError("the handler is closed")
+
+
+def client_over(transport: httpx.AsyncBaseTransport) -> UpstreamClient:
+    config = config_for("http://127.0.0.1:9/api/v3")
+    credentials = {"main": SecretStr(CANARY)}
+    return UpstreamClient(config, config.base_url, credentials, lambda: transport)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (httpx.ConnectError("no"), UpstreamUnavailable),
+        (httpx.ConnectTimeout("no"), UpstreamUnavailable),
+        (httpx.PoolTimeout("no"), UpstreamUnavailable),
+        (httpx.ReadError("no"), UpstreamAmbiguous),
+        (httpx.ReadTimeout("no"), UpstreamAmbiguous),
+        (httpx.RemoteProtocolError("no"), UpstreamAmbiguous),
+        (httpx.LocalProtocolError(f"Illegal header value b'Bearer {CANARY}'"), UpstreamAmbiguous),
+        (RuntimeError("the handler is closed"), UpstreamAmbiguous),
+        (OSError("odd"), UpstreamAmbiguous),
+    ],
+)
+async def test_silence_of_a_transport_proves_nothing(
+    error: Exception, expected: type[GatewayError]
+) -> None:
+    fault = await _fault_of(client_over(OddTransport(error)).submit("main", BODY, "attempt-1"))
+
+    assert type(fault) is expected
+    assert_no_canary(fault)
+
+
+async def test_a_complete_answer_outlives_a_failed_close() -> None:
+    answer = await client_over(OddTransport(None)).submit("main", BODY, "attempt-1")
+
+    assert answer.body == b'{"id":"x-1"}'
 
 
 # --- reads ----------------------------------------------------------------------------------------
