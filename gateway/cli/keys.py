@@ -68,6 +68,7 @@ def create(
     test: Annotated[bool, typer.Option("--test", help="Make it begin with sg_test_.")] = False,
 ) -> None:
     """Make a key and show it, this once."""
+    from gateway.domain.keys import KeyKind
     from gateway.domain.projects import DEFAULT_PROJECT
     from gateway.services import admin
 
@@ -79,7 +80,7 @@ def create(
             "cli",
             project,
             name=name,
-            kind="test" if test else "live",
+            kind=KeyKind.TEST if test else KeyKind.LIVE,
             ttl_ms=ttl,
             models=tuple(model or ()),
         )
@@ -153,7 +154,8 @@ def generate(
     """Print a key to be installed as GATEWAY_BOOTSTRAP_KEY; nothing is stored."""
     from gateway.domain import keys as key_rules
 
-    key = key_rules.generate(secrets.token_bytes, kind="test" if test else "live")
+    kind = key_rules.KeyKind.TEST if test else key_rules.KeyKind.LIVE
+    key = key_rules.generate(secrets.token_bytes, kind=kind)
     if common.is_json:
         print_json({"id": key_rules.parse(key), "key": key})
     else:

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp
 from gateway.app import create_app, create_metrics_app
 from gateway.cli.simulated import SANDBOX_TIME_SCALE, with_sandbox
 from gateway.config import Config, ServerConfig
+from gateway.domain.keys import KeyKind
 from gateway.domain.projects import DEFAULT_PROJECT
 from gateway.errors import ConfigurationError
 from gateway.ports import Runtime
@@ -292,7 +293,7 @@ async def _sandbox_key(runtime: Runtime) -> str:
             return key
         path.unlink()
     created = await admin.create_key(
-        runtime, "bootstrap", DEFAULT_PROJECT, name="sandbox", kind="test"
+        runtime, "bootstrap", DEFAULT_PROJECT, name="sandbox", kind=KeyKind.TEST
     )
     write_private_file(path, created.key + "\n")
     return created.key

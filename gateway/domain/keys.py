@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 _BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -22,6 +23,13 @@ _DISTINCT_CHARS_MIN: Final = 10
 PEPPER_BYTES_MIN: Final = 16
 
 
+class KeyKind(StrEnum):
+    """What a key's prefix says of it. Both are let in alike; scanners tell them apart."""
+
+    LIVE = "live"
+    TEST = "test"
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """A key's record. `id` is its public part; the secret is not here, only its digest."""
@@ -31,6 +39,7 @@ class Key:
     name: str
     digest: bytes
     created_at_ms: int
+    kind: KeyKind = KeyKind.LIVE
     expires_at_ms: int | None = None
     revoked_at_ms: int | None = None
     models: tuple[str, ...] = ()
@@ -55,8 +64,8 @@ class Principal:
         return not self.models or model in self.models
 
 
-def generate(entropy: Callable[[int], bytes], *, kind: str = "live") -> str:
-    """Return a new key of `kind` live or test. It is shown once and never stored."""
+def generate(entropy: Callable[[int], bytes], *, kind: KeyKind = KeyKind.LIVE) -> str:
+    """Return a new key. It is shown once and never stored."""
     body = f"sg_{kind}_" + _base62(entropy, _PUBLIC_LENGTH + _SECRET_LENGTH)
     return body + _check(body)
 
@@ -76,6 +85,11 @@ def find_flaw(key: str) -> str | None:
     if len(set(key[-_SECRET_LENGTH - _CHECK_LENGTH : -_CHECK_LENGTH])) < _DISTINCT_CHARS_MIN:
         return "is an example or has next to no entropy"
     return None
+
+
+def kind_of(key: str) -> KeyKind:
+    """Return the kind of a well-formed key."""
+    return KeyKind(key.split("_")[1])
 
 
 def digest(pepper: bytes, key: str) -> bytes:

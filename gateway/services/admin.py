@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.domain import keys as key_rules
-from gateway.domain.keys import Key
+from gateway.domain.keys import Key, KeyKind
 from gateway.domain.projects import DEFAULT_PROJECT, AuditEvent, Project, is_project_name
 from gateway.errors import InvalidRequest, NotFound
 from gateway.ports import Runtime
@@ -70,7 +70,7 @@ async def create_key(
     project_name: str,
     *,
     name: str = "",
-    kind: str = "live",
+    kind: KeyKind = KeyKind.LIVE,
     ttl_ms: int | None = None,
     models: Sequence[str] = (),
 ) -> CreatedKey:
@@ -130,7 +130,13 @@ async def rotate_key(runtime: Runtime, actor: str, key_id: str, *, grace_ms: int
     project = await get_project(runtime, old.project_id)
     ttl_ms = old.expires_at_ms - old.created_at_ms if old.expires_at_ms is not None else None
     created = await create_key(
-        runtime, actor, project.id, name=old.name, ttl_ms=ttl_ms, models=old.models
+        runtime,
+        actor,
+        project.id,
+        name=old.name,
+        kind=old.kind,
+        ttl_ms=ttl_ms,
+        models=old.models,
     )
     ends_at_ms = now_ms + grace_ms
     if old.expires_at_ms is not None:
@@ -184,6 +190,7 @@ def _record_of(runtime: Runtime, key: str, project: Project, name: str) -> Key:
         id=public_id,
         project_id=project.id,
         name=name,
+        kind=key_rules.kind_of(key),
         digest=key_rules.digest(runtime.pepper, key),
         created_at_ms=runtime.clock.now_ms(),
     )

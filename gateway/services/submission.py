@@ -293,7 +293,13 @@ async def _carry_out(runtime: Runtime, attempt: _Attempt, request_id: str) -> Ta
     except Exception as error:  # a defect of ours, after which bytes may have left
         runtime.log.exception("task.submission_lost", task_id=attempt.task.id, exc_info=error)
         return await _record_lost(runtime, attempt.task)
-    return await _record_accepted(runtime, attempt.task, submission)
+    try:
+        return await _record_accepted(runtime, attempt.task, submission)
+    except GatewayError:
+        raise
+    except Exception as error:  # such as an id that the upstream gave to another task, too
+        runtime.log.exception("task.submission_lost", task_id=attempt.task.id, exc_info=error)
+        return await _record_lost(runtime, attempt.task)
 
 
 async def _send(runtime: Runtime, attempt: _Attempt) -> Submission:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from gateway.domain.keys import Key
+from gateway.domain.keys import Key, KeyKind
 from gateway.domain.projects import AuditEvent
 from gateway.ports import Change, ChangeKind
 from gateway.storage import audit, changes
@@ -22,6 +22,7 @@ def insert(conn: sa.Connection, key: Key, event: AuditEvent) -> bool:
         "id": key.id,
         "project_id": key.project_id,
         "name": key.name,
+        "kind": key.kind,
         "digest": key.digest,
         "created_at_ms": key.created_at_ms,
         "expires_at_ms": key.expires_at_ms,
@@ -99,6 +100,7 @@ def _key(row: sa.Row[Any]) -> Key:
         id=row.id,
         project_id=row.project_id,
         name=row.name,
+        kind=KeyKind(row.kind),
         digest=row.digest,
         created_at_ms=row.created_at_ms,
         expires_at_ms=row.expires_at_ms,

@@ -30,6 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import SchemaItem
 
+from gateway.domain.keys import KeyKind
 from gateway.domain.tasks import Event, TaskState
 
 REVISIONS: Final = ("0001",)
@@ -69,12 +70,14 @@ keys: Final = _table(
     Column("id", Text, primary_key=True),
     Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
     Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False),
     Column("digest", LargeBinary, nullable=False),
     Column("created_at_ms", _Int64, nullable=False),
     Column("expires_at_ms", _Int64),
     Column("revoked_at_ms", _Int64),
     Column("models", Text, nullable=False),
     UniqueConstraint("digest"),
+    _one_of("kind", KeyKind),
 )
 
 tasks: Final = _table(

@@ -12,11 +12,6 @@ from gateway.ports import Database
 from gateway.storage import migrate, projects
 from gateway.storage.postgres import open_postgres
 from gateway.storage.sqlite import open_sqlite
-from tests.support.postgres import (  # noqa: F401 - fixtures work by being here
-    _database_numbers,
-    postgres_server,
-    postgres_url,
-)
 from tests.support.stored import a_project, an_event
 
 
@@ -40,7 +35,7 @@ def sqlite_place(tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def postgres_place(postgres_url: str, tmp_path: Path) -> Place:  # noqa: F811 - the fixture
+def postgres_place(postgres_url: str, tmp_path: Path) -> Place:
     return Place(StorageConfig(url=SecretStr(postgres_url)), tmp_path / "unused")
 
 

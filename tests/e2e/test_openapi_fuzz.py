@@ -21,6 +21,9 @@ CHECKS = (
     "ignored_auth",
 )
 SEED = "20260101"
+REPORT_LINES_MAX = 200
+REPORT_CHARS_MAX = 300
+"""The requests at the boundaries are as long as a head may be."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,8 @@ def fuzz(gateway: Gateway, folder: Path, *options: str) -> None:
         timeout=800,
         cwd=folder,
     )
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    report = [line[:REPORT_CHARS_MAX] for line in (done.stdout + done.stderr).splitlines()]
+    assert done.returncode == 0, "\n".join(report[-REPORT_LINES_MAX:])
 
 
 def test_answers_to_made_up_requests_are_as_described(

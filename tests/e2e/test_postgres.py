@@ -7,11 +7,6 @@ import pytest
 from tests.e2e.conftest import StartGateway
 from tests.support.captured import Captured
 from tests.support.gateway import Gateway, run_program, wait_for_end
-from tests.support.postgres import (  # noqa: F401 - fixtures work by being here
-    _database_numbers,
-    postgres_server,
-    postgres_url,
-)
 from tests.support.published import make_body
 
 PATH = "/seedance/generations"
@@ -19,7 +14,7 @@ PEPPER = "7f3c9a52e1b84d06a5c2f9e87b1d4c60"
 
 
 @pytest.fixture
-def environ(postgres_url: str) -> dict[str, str]:  # noqa: F811 - the fixture
+def environ(postgres_url: str) -> dict[str, str]:
     return {"DATABASE_URL": postgres_url, "GATEWAY_AUTH__PEPPER": PEPPER}
 
 

@@ -423,3 +423,16 @@ async def test_a_refused_account_is_an_alarm(
 
     assert "upstream.account_refused" in log_stream.getvalue()
     assert "AccountOverdueError" in log_stream.getvalue()
+
+
+async def test_an_upstream_that_gives_one_id_twice_gets_the_second_task_lost(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream
+) -> None:
+    first = (await submit_task(runtime, principal, a_body(), "req")).task
+    upstream.submits.clear()  # so that it counts from one again
+
+    second = (await submit_task(runtime, principal, a_body(), "req")).task
+
+    assert first.state is TaskState.QUEUED
+    assert second.state is TaskState.UNKNOWN
+    assert second.upstream_task_id is None

@@ -4,10 +4,10 @@ import json
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 REPLY_S_MAX: Final = 30.0
@@ -61,11 +61,12 @@ class Talk:
         return [reply.status for reply in self.replies]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class RawConnection:
     """A connection that sends bytes as they are. Use it in a `with` block."""
 
     url: str
+    """`http://host:port`, or `unix:path`."""
     received: bytearray = field(default_factory=bytearray)
     is_closed: bool = False
     is_head: bool = False
@@ -73,13 +74,15 @@ class RawConnection:
     _socket: socket.socket = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.url.startswith("unix:"):
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.connect(self.url.removeprefix("unix:"))
+            return
         where = urlsplit(self.url)
-        assert where.hostname is not None
-        assert where.port is not None
         self._socket = socket.create_connection((where.hostname, where.port), REPLY_S_MAX)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def __enter__(self) -> "RawConnection":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -228,12 +231,17 @@ class LogReader:
         self.offset += len(whole)
         return [json.loads(line) for line in whole.splitlines()]
 
-    def read_until(self, is_last: Callable[[Mapping[str, object]], bool]) -> list[dict[str, object]]:
-        """Return the new lines up to one of which `is_last` holds, and what came with it."""
+    def read_until(self, request_ids: Collection[str]) -> list[dict[str, object]]:
+        """Return the new lines, once the canonical lines of these requests are among them."""
         lines: list[dict[str, object]] = []
         deadline_s = time.monotonic() + REPLY_S_MAX
-        while not any(map(is_last, lines)):
-            assert time.monotonic() < deadline_s, f"not in the log: {lines[-5:]}"
+        while missing := set(request_ids).difference(ids_of(lines)):
+            assert time.monotonic() < deadline_s, f"not in the log: {missing}"
             lines += self.read()
-            time.sleep(0.005)
+            time.sleep(0.002)
         return lines
+
+
+def ids_of(lines: Iterable[Mapping[str, object]]) -> list[str]:
+    """Return the ids of the requests that the application finished, in order."""
+    return [str(line["request_id"]) for line in lines if line["event"] == "http.request_finished"]

@@ -1,10 +1,12 @@
-import asyncio
 import io
 import json
+import subprocess
+import sys
 from typing import Literal
 
 from gateway.observability.lines import LineWriter
 from gateway.observability.logging import open_logger
+from tests.support.waiting import eventually
 
 NOW_MS = 1_795_330_862_045
 
@@ -18,7 +20,8 @@ async def written(
     lines.write("http.request_finished", NOW_MS, dict(fields))
     lines.write("http.request_finished", NOW_MS + 1, dict(fields))
     open_logger(level, form, by_logger).info("http.request_finished", **fields)
-    await asyncio.sleep(0)
+    if level == "info":
+        await eventually(by_hand.getvalue)
     return by_hand.getvalue(), by_logger.getvalue()
 
 
@@ -46,14 +49,32 @@ async def test_the_level_holds_for_lines_by_hand() -> None:
     assert await written("json", "warning", a=1) == ("", "")
 
 
-async def test_lines_of_one_turn_come_out_in_their_order_and_whole() -> None:
+async def test_lines_come_out_in_their_order_and_whole() -> None:
     stream = io.StringIO()
     lines = LineWriter(open_logger("info", "json", stream))
     for number in range(100):
         lines.write("http.request_finished", NOW_MS, {"number": number, "text": "\n\u2028"})
-    assert stream.getvalue() == ""
-    await asyncio.sleep(0)
+    await eventually(stream.getvalue)
+    lines.write("http.request_finished", NOW_MS, {"number": 100})
+    await eventually(lambda: '"number":100' in stream.getvalue())
 
-    assert [json.loads(line)["number"] for line in stream.getvalue().split("\n")[:-1]] == list(
-        range(100)
-    )
+    written = [json.loads(line)["number"] for line in stream.getvalue().split("\n")[:-1]]
+    assert written == list(range(101))
+
+
+def test_the_last_lines_are_printed_when_the_program_ends() -> None:
+    program = """
+import asyncio
+from gateway.observability.lines import LineWriter
+from gateway.observability.logging import open_logger
+
+async def main():
+    global lines
+    lines = LineWriter(open_logger("info", "json"))
+    lines.write("http.request_finished", 0, {"number": 1})
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+
+    assert [json.loads(line)["number"] for line in done.stderr.splitlines()] == [1]

@@ -47,6 +47,7 @@ async def test_each_request_is_one_line_without_secrets(
     client: httpx.AsyncClient, keys: Keys, log_stream: io.StringIO
 ) -> None:
     task_id = await submit(client)
+    await eventually(lambda: '"POST"' in log_stream.getvalue())
     before = len(log_stream.getvalue().splitlines())
     await client.get(f"{SURFACES[0]}/{task_id}?canary=query-canary")
     await client.get(f"{SURFACES[0]}/{keys.owner}")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.keys import Key, Principal, digest, generate, matches, parse
+from gateway.domain.keys import Key, KeyKind, Principal, digest, generate, kind_of, matches, parse
 
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 PEPPER = b"a pepper of some length"
@@ -23,13 +23,14 @@ def check_of(body: str) -> str:
     return text.rjust(6, "0")
 
 
-@pytest.mark.parametrize("kind", ["live", "test"])
-def test_a_key_has_the_published_shape(kind: str) -> None:
+@pytest.mark.parametrize("kind", KeyKind)
+def test_a_key_has_the_published_shape(kind: KeyKind) -> None:
     key = generate(secrets.token_bytes, kind=kind)
 
     assert re.fullmatch(rf"sg_{kind}_[0-9A-Za-z]{{61}}", key)
     assert key[-6:] == check_of(key[:-6])
     assert parse(key) == key[8:20]
+    assert kind_of(key) is kind
 
 
 def test_a_wrong_character_anywhere_is_noticed_before_any_look_up() -> None:
@@ -64,7 +65,7 @@ def test_the_digest_depends_on_key_and_pepper() -> None:
 
 def test_a_key_ends_at_its_expiry_and_at_its_revocation() -> None:
     def a_key(expires_at_ms: int | None = None, revoked_at_ms: int | None = None) -> Key:
-        return Key("id", "proj", "", b"", 0, expires_at_ms, revoked_at_ms)
+        return Key("id", "proj", "", b"", 0, KeyKind.LIVE, expires_at_ms, revoked_at_ms)
 
     assert a_key().is_valid(10**15)
     assert a_key(expires_at_ms=100).is_valid(99)

@@ -11,6 +11,6 @@ LoopFactories = Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> LoopFactories:
     factories: LoopFactories = {"asyncio": asyncio.new_event_loop}
-    if item.path.name == "test_client.py":
+    if item.path.name.startswith("test_client_"):
         return {**factories, "uvloop": uvloop.new_event_loop}
     return factories

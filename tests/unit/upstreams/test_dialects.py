@@ -38,9 +38,6 @@ def rendered(dialect: Dialect, request: NormalizedRequest) -> dict[str, object]:
     return value
 
 
-# --- addresses ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("dialect", "base_url", "expected"),
     [
@@ -71,8 +68,6 @@ def test_documented_base_urls_lead_to_the_collection(
 ) -> None:
     assert dialect.tasks_url(base_url) == expected
 
-
-# --- bodies ---------------------------------------------------------------------------------------
 
 PUBLISHED = (a_text("Paper boats drift --resolution 480p --duration 5"), IMAGE)
 
@@ -199,8 +194,6 @@ def test_roles_media_and_unknown_item_fields_are_unchanged(dialect: Dialect) -> 
 
     assert rendered(dialect, normalized(*items, model=V20))["content"] == items
 
-
-# --- what is sent is what was normalized ----------------------------------------------------------
 
 ODD_TEXTS = ["Sea --dur 7 birds", "\u2014rt 4:3 hi", "--foo 1 --", "-- seed 9", "--", "x --wm"]
 bodies = st.fixed_dictionaries(

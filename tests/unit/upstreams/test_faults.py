@@ -50,9 +50,6 @@ def rejected(fault: GatewayError) -> UpstreamRejected:
     return fault
 
 
-# --- the client's own fault -----------------------------------------------------------------------
-
-
 def test_a_parameter_error_keeps_code_param_type_and_text() -> None:
     message = (
         "the parameter duration specified in the request is not valid for model "
@@ -129,9 +126,6 @@ def test_missing_and_unfit_words_are_replaced() -> None:
     assert fault.message == "The upstream refused the request."
 
 
-# --- our account's fault --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("status", "code", "message"),
     [
@@ -162,9 +156,6 @@ def test_our_accounts_trouble_is_told_in_our_words_and_503(
     assert fault.message.startswith("The upstream refuses this gateway's own account")
     assert message not in fault.message
     assert f"upstream said {status} {code}".rstrip() in "".join(traceback.format_exception(fault))
-
-
-# --- nobody knows ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [100, 101, 300, 301, 302, 304, 307, 308])
@@ -227,8 +218,6 @@ def test_a_5xx_is_definite_only_where_that_is_configured_and_its_error_complete(
         assert type(submission_fault(unclear, definite_5xx=True)) is UpstreamAmbiguous
     assert type(submission_fault(complete, definite_5xx=False)) is UpstreamAmbiguous
 
-
-# --- envelopes ------------------------------------------------------------------------------------
 
 INNER = vendor_error("InvalidParameter", "duration is wrong.", "duration", "BadRequest")
 ENVELOPES: dict[str, object] = {
@@ -355,9 +344,6 @@ def test_any_answer_is_judged_without_a_crash(
         read_fault(got),
         UpstreamRejected | UpstreamAccount | UpstreamTimeout | UpstreamUnavailable,
     )
-
-
-# --- reads ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

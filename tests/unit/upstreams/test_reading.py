@@ -44,9 +44,6 @@ def ok(value: object, status: int = 200, **headers: str) -> Answer:
     return Answer(status, body, {name.replace("_", "-"): text for name, text in headers.items()})
 
 
-# --- submissions ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("status", [200, 201, 202, 299])
 @pytest.mark.parametrize(
     "value",
@@ -115,9 +112,6 @@ def test_a_fit_request_id_is_kept(header: str, expected: str | None) -> None:
     submission = read_submission(ok({"id": TASK_ID}, x_request_id=header), definite_5xx=False)
 
     assert submission.upstream_request_id == expected
-
-
-# --- tasks ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("read", [read_task, read_wrapped_task])
@@ -268,8 +262,6 @@ def test_content_keeps_signed_addresses_whole_and_fields_it_does_not_know() -> N
     assert read_task({**SUCCEEDED, "content": content})[1].fields["content"] == content
 
 
-# --- resellers' envelopes -------------------------------------------------------------------------
-
 WRAPPED: dict[str, tuple[dict[str, object], Observation]] = {
     "content-array on the video path": (
         {"id": TASK_ID, "model": "m", "status": "processing", "created_at": 1},
@@ -361,9 +353,6 @@ def test_resellers_envelopes_are_opened(case: str) -> None:
     task, expected = WRAPPED[case]
 
     assert read_wrapped_task(task) == (TASK_ID, expected)
-
-
-# --- foreign and hostile answers ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [None, [], [1], "text", 7, True, {}, {"code": 0, "data": []}])

@@ -43,6 +43,7 @@ def _create_projects_and_keys() -> None:
         sa.Column("id", sa.Text, nullable=False),
         sa.Column("project_id", sa.Text, nullable=False),
         sa.Column("name", sa.Text, nullable=False),
+        sa.Column("kind", sa.Text, nullable=False),
         sa.Column("digest", sa.LargeBinary, nullable=False),
         sa.Column("created_at_ms", _INT64, nullable=False),
         sa.Column("expires_at_ms", _INT64),
@@ -51,6 +52,7 @@ def _create_projects_and_keys() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("keys_pkey")),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("keys_project_id_fkey")),
         sa.UniqueConstraint("digest", name=op.f("keys_digest_key")),
+        sa.CheckConstraint("kind IN ('live', 'test')", name=op.f("keys_kind_check")),
         sqlite_strict=True,
     )
 
