@@ -34,6 +34,8 @@ _SHADOWS: Final = frozenset(name.replace(b"-", b"_") for name in _READ if b"-" i
 
 _DISGUISED: Final = re.compile(rb"%(?:2f|5c|00|2e)|//|\\|/\.\.?(?:/|\Z)|\x00", re.IGNORECASE)
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]{1,255}|\[[0-9A-Fa-f:.]{2,64}\])(?::[0-9]{0,5})?\Z")
+_WITHOUT_HOST: Final = frozenset({"1", "1.0"})
+"""Versions whose requests need no host: load balancers probe in them, HAProxy by default."""
 _PORT: Final = re.compile(rb":[0-9]{0,5}\Z")
 
 
@@ -84,12 +86,13 @@ def check_head(scope: Scope, head: Head, server: ServerConfig, *, is_any_host: b
         if coding.lower() != b"chunked":
             raise _bad("the header transfer-encoding is not chunked")
     host = head.headers.get(b"host")
-    if not host:
+    if host:
+        if not _HOST.match(host):
+            raise _bad("the header host is not a host name, or address, and a port")
+        if server.allowed_hosts and not is_any_host and not _is_allowed(host, server.allowed_hosts):
+            raise _bad("the header host names a host that is not served here")
+    elif not is_any_host or scope["http_version"] not in _WITHOUT_HOST:
         raise _bad("the header host is missing")
-    if not _HOST.match(host):
-        raise _bad("the header host is not a host name, or address, and a port")
-    if server.allowed_hosts and not is_any_host and not _is_allowed(host, server.allowed_hosts):
-        raise _bad("the header host names a host that is not served here")
     _check_target(scope, server)
 
 
