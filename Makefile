@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DATA ?= .data
 ARGS ?=
@@ -31,10 +32,10 @@ run: setup ## Start a gateway with the built-in sandbox; prints URL, key and a c
 	@$(BIN)/seedance-gateway serve --sandbox --data-dir $(DATA) $(ARGS)
 
 test: setup-dev ## Run the whole default suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-long: setup-dev ## Run the long sweeps
-	$(BIN)/python -m pytest -m "long or not long" $(ARGS)
+	$(PYTEST) -m "long or not long" $(ARGS)
 
 lint: setup-dev ## Style
 	$(BIN)/ruff check .

@@ -154,7 +154,7 @@ class UpstreamConfig(Section):
     models: dict[str, str] = Field(
         default_factory=dict, description="Public model name to the upstream's name of it."
     )
-    proxy: str | None = Field(
+    proxy: SecretStr | None = Field(
         default=None,
         description="HTTP proxy to reach it by; the environment's proxies are never used.",
     )

@@ -4,15 +4,11 @@
 # What a command needs is loaded inside it, see gateway.cli.main.
 
 import os
-import re
-from typing import Final
 
 import typer
 
 from gateway.cli.options import Common, with_common
 from gateway.cli.output import print_json
-
-_USER_INFO: Final = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 def build() -> typer.Typer:
@@ -46,7 +42,7 @@ def check(common: Common) -> None:
 @with_common
 def show(common: Common) -> None:
     """Show every setting as it is in force, without secrets."""
-    settings = _without_user_info(common.load().model_dump(mode="json"))
+    settings = common.load().model_dump(mode="json")
     if common.is_json:
         print_json(settings)
         return
@@ -62,12 +58,3 @@ def schema(common: Common) -> None:
     from gateway.config import Config
 
     print_json(Config.model_json_schema())
-
-
-def _without_user_info(value: object) -> object:
-    """Return `value` without the name and password in its URLs, such as a proxy's."""
-    if isinstance(value, dict):
-        return {name: _without_user_info(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_user_info(inner) for inner in value]
-    return _USER_INFO.sub("***@", value) if isinstance(value, str) else value

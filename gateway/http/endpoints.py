@@ -51,6 +51,9 @@ DOCS_ENDPOINTS: Final = (
 )
 ENDPOINTS: Final = (*TASK_ENDPOINTS, *PROBE_ENDPOINTS, *DOCS_ENDPOINTS)
 
+METHODS: Final = frozenset({"HEAD", *(e.method for e in ENDPOINTS)})
+"""No operation has another: a request with one needs no key to be told what is allowed."""
+
 
 def is_public(path: str) -> bool:
     """Whether `path` is answered without a key; anything that is not listed needs one."""

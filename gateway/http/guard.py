@@ -13,9 +13,7 @@ from starlette.types import Scope
 
 from gateway.config import ServerConfig
 from gateway.errors import InvalidRequest
-from gateway.http.errors import WrongMethod
 
-METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE"})
 HEADER_VALUE_BYTES_MAX: Final = 8 * 1024
 
 _SINGLE: Final = (
@@ -71,29 +69,30 @@ class Head:
 def check_head(scope: Scope, head: Head, server: ServerConfig, *, is_any_host: bool) -> None:
     """Refuse what is ambiguous or beyond a limit. `is_any_host` skips the list of host names.
 
-    Raises: WrongMethod, InvalidRequest.
+    Raises: InvalidRequest.
     """
-    if scope["method"] not in METHODS:
-        raise WrongMethod(METHODS)
     if head.wrong:
         raise _bad(head.wrong)
     if head.count > server.headers_count_max:
         raise _bad(f"there are more than {server.headers_count_max} headers")
-    coding = head.headers.get(b"transfer-encoding")
-    if coding is not None:
-        if b"content-length" in head.headers:
-            raise _bad("both Content-Length and Transfer-Encoding are given")
-        if coding.lower() != b"chunked":
-            raise _bad("the header transfer-encoding is not chunked")
+    if b"transfer-encoding" in head.headers:
+        _check_coding(head)
     host = head.headers.get(b"host")
     if host:
         if not _HOST.match(host):
             raise _bad("the header host is not a host name, or address, and a port")
         if server.allowed_hosts and not is_any_host and not _is_allowed(host, server.allowed_hosts):
             raise _bad("the header host names a host that is not served here")
-    elif not is_any_host or scope["http_version"] not in _WITHOUT_HOST:
+    elif not is_any_host or scope.get("http_version") not in _WITHOUT_HOST:
         raise _bad("the header host is missing")
     _check_target(scope, server)
+
+
+def _check_coding(head: Head) -> None:
+    if b"content-length" in head.headers:
+        raise _bad("both Content-Length and Transfer-Encoding are given")
+    if head.headers[b"transfer-encoding"].lower() != b"chunked":
+        raise _bad("the header transfer-encoding is not chunked")
 
 
 def _check_target(scope: Scope, server: ServerConfig) -> None:

@@ -9,10 +9,10 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import GatewayError, InternalError, InvalidRequest, UpstreamRejected
-from gateway.http.endpoints import is_public
+from gateway.http.endpoints import METHODS, is_public
 from gateway.http.errors import answer_error, as_gateway_error
 from gateway.http.exchange import ClientDisconnected, Exchange
-from gateway.http.guard import METHODS, Head, check_head
+from gateway.http.guard import Head, check_head
 from gateway.ids import is_request_id
 from gateway.observability.lines import LineWriter
 from gateway.observability.logging import mask
@@ -63,7 +63,7 @@ class RequestMiddleware:
         try:
             check_head(scope, head, self._runtime.config.server, is_any_host=is_open)
             is_head_clear = True
-            if not is_open:
+            if not is_open and exchange.method in METHODS:
                 key = head.headers.get(b"authorization", b"")
                 known = find_principal(self._runtime, key)
                 exchange.principal = known or await authenticate(self._runtime, key or None)

@@ -128,6 +128,10 @@ _ERRORS: Final[Mapping[int, str]] = {
     504: "The upstream did not answer in time.",
     _OTHER: "A refusal by the upstream, with its own status and code.",
 }
+_TOO_LARGE_HEAD: Final[Json] = {
+    "description": "The head of the request is too large. The body is empty: this answer is the "
+    "server's, from before the request was read."
+}
 _ERROR_HEADERS: Final[Mapping[int, tuple[str, ...]]] = {
     401: ("WWW-Authenticate",),
     409: ("Retry-After",),
@@ -205,7 +209,7 @@ def _operation(endpoint: Endpoint) -> Json:
 
 
 def _responses(endpoint: Endpoint, doc: OperationDoc) -> Json:
-    responses: Json = {"200": _success(endpoint, doc)}
+    responses: Json = {"200": _success(endpoint, doc), "431": _TOO_LARGE_HEAD}
     if "ETag" in doc.headers:
         responses["304"] = {
             "description": "Nothing has changed since the answer with this ETag.",

@@ -82,7 +82,7 @@ class CallRecord:
     duration_s: float
 
 
-class _UnfitAnswerError(Exception):
+class UnfitAnswerError(Exception):
     """A complete head that announces, or a body that proves to be, what we do not read."""
 
 
@@ -264,15 +264,15 @@ class UpstreamClient:
 
     async def _read_body(self, response: httpx.Response) -> bytes:
         if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
-            raise _UnfitAnswerError("compressed, though that was not asked for")
+            raise UnfitAnswerError("compressed, though that was not asked for")
         bytes_max = self._config.answer_bytes_max
         if int(response.headers.get("content-length", "0")) > bytes_max:
-            raise _UnfitAnswerError("announced as too large")
+            raise UnfitAnswerError("announced as too large")
         body = bytearray()
         async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > bytes_max:
-                raise _UnfitAnswerError("too large")
+                raise UnfitAnswerError("too large")
         return bytes(body)
 
     def _task_url(self, upstream_task_id: str) -> httpx.URL:
@@ -302,7 +302,7 @@ def _submit_fault(wire: _Wire, exc: Exception) -> UpstreamUnavailable | Upstream
 def _read_fault(exc: Exception) -> UpstreamUnavailable | UpstreamTimeout:
     if isinstance(exc, TimeoutError | httpx.ReadTimeout | httpx.WriteTimeout):
         return UpstreamTimeout("The upstream did not answer in time.")
-    if isinstance(exc, _UnfitAnswerError):
+    if isinstance(exc, UnfitAnswerError):
         return UpstreamUnavailable(f"The upstream's answer is {exc}.")
     return UpstreamUnavailable(_UNREACHED)
 
@@ -348,7 +348,7 @@ def _parse_proxy(config: UpstreamConfig, context: ssl.SSLContext) -> httpx.Proxy
     if config.proxy is None:
         return None
     try:
-        url = httpx.URL(config.proxy)
+        url = httpx.URL(config.proxy.get_secret_value())
     except httpx.InvalidURL:
         # Without its cause: that quotes the URL, which may hold a password.
         raise ConfigurationError(f"upstreams.{config.name}.proxy: is no URL") from None
@@ -361,7 +361,8 @@ def _parse_proxy(config: UpstreamConfig, context: ssl.SSLContext) -> httpx.Proxy
 
 def _tls_context(config: UpstreamConfig) -> ssl.SSLContext:
     if config.ca_file is None:
-        if "https:" not in f"{config.base_url} {config.proxy}":
+        proxy = config.proxy.get_secret_value() if config.proxy is not None else ""
+        if "https:" not in f"{config.base_url} {proxy}":
             # Never used, as nothing speaks TLS; it trusts nobody, and costs no reading of files.
             return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         return httpx.create_ssl_context(trust_env=False)

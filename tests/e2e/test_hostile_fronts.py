@@ -41,6 +41,8 @@ HANDFUL = frozenset(
         "upgrade to HTTP/2",
     }
 )
+OTHER_PROTOCOLS = frozenset({"HTTP/0.9", "preface of HTTP/2"})
+"""A front may speak them itself: nginx the one, HAProxy the other."""
 CUT_OFF = 499
 """Logged where the front stopped passing a body on, because it found it badly framed."""
 
@@ -104,10 +106,11 @@ def check_agreement(gateway: Gateway, front: str, case: Case) -> None:
         and line["request_id"] != "fence"
         and line["http.route"] != "/readyz"  # HAProxy looks in of its own accord
     ]
-    answered = [line for line in seen if line["http.response.status_code"] != CUT_OFF]
-    assert [line["request_id"] for line in answered] == told
-    assert {line["request_id"] for line in seen if line not in answered} <= {"case"}
-    assert all(line["http.response.status_code"] < 500 for line in answered)
+    statuses = [int(str(line["http.response.status_code"])) for line in seen]
+    ids = [line["request_id"] for line in seen]
+    assert [one for one, status in zip(ids, statuses, strict=True) if status != CUT_OFF] == told
+    assert {one for one, status in zip(ids, statuses, strict=True) if status == CUT_OFF} <= {"case"}
+    assert all(status < 500 for status in statuses)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,8 @@ def test_front_and_gateway_count_the_same_requests_in_the_whole_table(
     gateway: Gateway, front: str
 ) -> None:
     for case in CASES:
-        check_agreement(gateway, front, case)
+        if case.name not in OTHER_PROTOCOLS:
+            check_agreement(gateway, front, case)
 
 
 def test_the_handful_is_in_the_table() -> None:

@@ -303,7 +303,7 @@ def test_the_configuration_is_shown_without_secrets(run: Run, tmp_path: Path) ->
 
     for secret in (canary, key, key[20:63]):
         assert secret not in table.out + table.err + shown.out + shown.err
-    assert '"proxy": "http://***@proxy.example:3128"' in shown.out
+    assert '"proxy": "**********"' in shown.out
     assert '"env": "ARK_API_KEY"' in shown.out
     assert "port: 8080" in table.out
 

@@ -36,7 +36,8 @@ def fill_in(template: bytes, request_id: str, key: str) -> bytes:
     return template.replace(b"<ID>", request_id.encode()).replace(b"<KEY>", key.encode())
 
 
-_HEAD: Final = b"Host: " + HOST + b"\r\nX-Request-Id: <ID>\r\nAuthorization: Bearer <KEY>\r\n"
+_HOST_LINE: Final = b"Host: " + HOST + b"\r\n"
+_HEAD: Final = _HOST_LINE + b"X-Request-Id: <ID>\r\nAuthorization: Bearer <KEY>\r\n"
 _GET: Final = b"GET " + PATH + b" HTTP/1.1\r\n" + _HEAD
 _POST: Final = b"POST " + PATH + b" HTTP/1.1\r\n" + _HEAD
 _HIDDEN_LENGTH: Final = b"Content-Length: %d\r\n" % len(HIDDEN)
@@ -157,9 +158,11 @@ HEADS: Final = (
     _case("two ids", _GET + b"X-Request-Id: hidden-request\r\n\r\n", 400),
     _case("two keys", _GET + b"Authorization: Bearer b\r\n\r\n", 400),
     _case("two types", _POST + b"Content-Type: a/b\r\nContent-Type: a/b\r\n\r\n", 400),
-    _case("no host", _get(b"/livez").replace(b"Host: " + HOST + b"\r\n", b""), 400),
+    _case("no host", _get(b"/livez").replace(_HOST_LINE, b""), 400),
+    _case("no host in HTTP/1.0", _get(PATH, b"HTTP/1.0").replace(_HOST_LINE, b""), 400),
+    _case("probe in HTTP/1.0", _get(b"/livez", b"HTTP/1.0").replace(_HOST_LINE, b""), 200),
     _case("empty host", _get(b"/livez").replace(HOST, b""), 400),
-    _case("two hosts", _GET + b"Host: " + HOST + b"\r\n\r\n", 400),
+    _case("two hosts", _GET + _HOST_LINE + _END, 400),
     _case("host of somebody else", _GET.replace(HOST, b"other.example") + _END, 400),
     _case("host with a suffix", _GET.replace(HOST, HOST + b".other.example") + _END, 400),
     _case("host with a path", _GET.replace(HOST, HOST + b"/other.example") + _END, 400),

@@ -74,13 +74,7 @@ class RawConnection:
     _socket: socket.socket = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.url.startswith("unix:"):
-            self._socket = socket.socket(socket.AF_UNIX)
-            self._socket.connect(self.url.removeprefix("unix:"))
-            return
-        where = urlsplit(self.url)
-        self._socket = socket.create_connection((where.hostname, where.port), REPLY_S_MAX)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = _connect(self.url)
 
     def __enter__(self) -> Self:
         return self
@@ -143,6 +137,21 @@ class RawConnection:
         self.received += chunk
         self.is_closed = not chunk
         return bool(chunk)
+
+
+def _connect(url: str) -> socket.socket:
+    if not url.startswith("unix:"):
+        where = urlsplit(url)
+        opened = socket.create_connection((where.hostname, where.port), REPLY_S_MAX)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return opened
+    opened = socket.socket(socket.AF_UNIX)
+    try:
+        opened.connect(url.removeprefix("unix:"))
+    except OSError:
+        opened.close()
+        raise
+    return opened
 
 
 def converse(url: str, *pieces: bytes, quiet_s: float = QUIET_S, is_head: bool = False) -> Talk:

@@ -5,7 +5,7 @@ import re
 
 import httpx
 
-from gateway.http.endpoints import ENDPOINTS, TASK_ENDPOINTS
+from gateway.http.endpoints import ENDPOINTS, METHODS, TASK_ENDPOINTS
 from gateway.ports import Runtime
 from gateway.services import admin
 from tests.support.clock import FakeClock
@@ -75,6 +75,19 @@ async def test_an_unlisted_path_needs_a_key_before_it_is_told_to_be_none(
 ) -> None:
     assert (await client.get("/admin", headers={"Authorization": ""})).status_code == 401
     assert error_of(await client.get("/admin"))["code"] == "NotFound"
+
+
+async def test_a_method_that_no_operation_has_reaches_none_and_needs_no_key(
+    client: httpx.AsyncClient,
+) -> None:
+    assert {"GET", "HEAD", "POST", "DELETE"} == METHODS
+    for endpoint in TASK_ENDPOINTS:
+        path = endpoint.path.format(task_id="cgt-1")
+        for method in ("PUT", "PATCH", "OPTIONS", "TRACE", "X" * 100):
+            response = await client.request(method, path, headers={"Authorization": ""})
+
+            assert response.status_code == 405
+            error_of(response)
 
 
 async def test_a_bare_key_is_taken_too(client: httpx.AsyncClient, keys: Keys) -> None:

@@ -1,8 +1,11 @@
 """Both surfaces over real sockets, on a real store, with an upstream that obeys the test."""
 
+from dataclasses import replace
+
 import httpx
 import pytest
 
+from gateway.app import create_app
 from gateway.domain.tasks import Observation, TaskError
 from gateway.errors import UpstreamAccount, UpstreamRejected
 from gateway.http.endpoints import TASK_ENDPOINTS
@@ -13,12 +16,13 @@ from tests.support.gateway_client import (
     BODY,
     MODEL,
     SURFACES,
+    Keys,
     error_of,
     finish,
     observe,
     submit,
 )
-from tests.support.listening import SERVERS
+from tests.support.listening import SERVERS, listening
 
 
 @pytest.mark.parametrize("port", SERVERS, indirect=True)
@@ -92,8 +96,9 @@ async def test_wrong_methods_and_paths_are_answered_in_json(client: httpx.AsyncC
     assert [r.status_code for r in (cancel, slash, put, post, options)] == [404, 404, 405, 405, 405]
     for response in (cancel, slash, put, post, options):
         error_of(response)
-    assert put.headers["allow"] == "DELETE, GET, HEAD, POST"
+    assert put.headers["allow"] == "DELETE, GET, HEAD"
     assert post.headers["allow"] == "DELETE, GET, HEAD"
+    assert options.headers["allow"] == "GET, HEAD, POST"
 
 
 async def test_head_is_get_without_the_body(client: httpx.AsyncClient) -> None:
@@ -190,3 +195,34 @@ async def test_no_answer_names_the_server_or_may_be_kept(
         assert response.headers["cache-control"] == "no-store"
         assert response.headers["x-content-type-options"] == "nosniff"
         assert response.headers.get_list("server") == ["seedance-gateway"]
+
+
+async def test_the_description_can_be_switched_off(runtime: Runtime) -> None:
+    server = runtime.config.server.model_copy(update={"docs": False})
+    config = runtime.config.model_copy(update={"server": server})
+    async with (
+        listening(create_app(replace(runtime, config=config))) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
+    ):
+        for path in ("/openapi.json", "/docs", "/docs/docs.js"):
+            assert error_of(await client.get(path))["code"] == "NotFound"
+        assert (await client.get("/livez")).status_code == 200
+
+
+async def test_rules_that_are_only_warned_of_are_told_in_a_header(
+    runtime: Runtime, keys: Keys
+) -> None:
+    rules = runtime.config.validation.model_copy(update={"mode": "warn"})
+    config = runtime.config.model_copy(update={"validation": rules})
+    async with (
+        listening(create_app(replace(runtime, config=config))) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
+    ):
+        answer = await client.post(
+            SURFACES[2],
+            json={**BODY, "duration": 5, "resolution": "4k", "content": BODY["content"][1:]},
+            headers={"Authorization": f"Bearer {keys.owner}"},
+        )
+
+    assert answer.status_code == 200
+    assert "resolution" in answer.headers["x-gateway-warning"]

@@ -5,7 +5,6 @@ from starlette.types import Scope
 
 from gateway.config import ServerConfig
 from gateway.errors import InvalidRequest
-from gateway.http.errors import WrongMethod
 from gateway.http.guard import Head, check_head
 
 HOST = (b"host", b"gateway.example")
@@ -171,10 +170,3 @@ def test_probes_are_answered_under_any_name_but_not_without_one() -> None:
     check((b"host", b"10.0.0.7:8080"), server=server, is_any_host=True)
     with pytest.raises(InvalidRequest, match="host is missing"):
         check(server=server, is_any_host=True)
-
-
-def test_other_methods_are_told_the_allowed_ones() -> None:
-    for method in ("PUT", "TRACE", "CONNECT", "get", ""):
-        with pytest.raises(WrongMethod) as caught:
-            check(HOST, scope=a_scope(method=method))
-        assert caught.value.allowed == "DELETE, GET, HEAD, POST"

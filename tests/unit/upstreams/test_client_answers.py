@@ -31,6 +31,7 @@ from tests.support.wire import (
     fault_of,
     never_answers,
     says,
+    says_and_stalls,
     trickles,
 )
 
@@ -294,6 +295,30 @@ async def test_a_read_that_breaks_is_not_repeated(case: str, operation: str) -> 
         assert_no_canary(fault)
         assert upstream.connection_count == 1
         assert len(upstream.requests) <= 1
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        ("Content-Length: 65537", "announced as too large"),
+        (
+            "Content-Length: 9\r\nContent-Encoding: gzip",
+            "compressed, though that was not asked for",
+        ),
+    ],
+)
+async def test_an_unfit_answer_is_refused_by_its_head(head: str, reason: str) -> None:
+    script = says_and_stalls(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode())
+
+    async with (
+        RawUpstream(script) as upstream,
+        client_of(upstream.base_url, answer_bytes_max=65536) as client,
+    ):
+        fault = await fault_of(client.get("main", TASK_ID))
+        submit_fault = await fault_of(client.submit("main", BODY, "attempt-1"))
+
+    assert fault.message == f"The upstream's answer is {reason}."
+    assert "UnfitAnswerError" in submit_fault.message
 
 
 async def test_an_idle_connection_that_the_peer_closed_is_replaced() -> None:
