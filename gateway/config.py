@@ -92,6 +92,13 @@ class ServerConfig(Section):
     )
     docs: bool = Field(default=True, description="Whether /docs and /openapi.json are served.")
 
+    @model_validator(mode="after")
+    def _holds_a_body(self) -> "ServerConfig":
+        if self.bodies_bytes_max < self.body_bytes_max:
+            message = "bodies_bytes_max must not be below body_bytes_max"
+            raise ValueError(message)
+        return self
+
 
 class AuthConfig(Section):
     """Keys: their pepper, and how long a looked-up key is believed."""

@@ -218,11 +218,5 @@ class Overloaded(GatewayFault):
     code = "ServerOverloaded"
 
 
-class TooManyUnconfirmed(GatewayFault):
-    """Too many submissions without a known outcome: nothing is held, nothing is sent."""
-
-    code = "TooManyUnconfirmedSubmissions"
-
-
 class ConfigurationError(Exception):
     """The program can't start as it is configured; the message says what to set. Exit code 2."""

@@ -7,7 +7,6 @@ them. Clients that wait for a change park here, one future each.
 
 import asyncio
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.domain.tasks import Task
@@ -15,10 +14,10 @@ from gateway.domain.tasks import Task
 
 @dataclass(slots=True)
 class Entry:
-    """One task as clients see it. `echo` is the stored request, None if not kept."""
+    """One task as clients see it. `echo` is the stored request's JSON text."""
 
     task: Task
-    echo: Mapping[str, object] | None
+    echo: str | None
     read_at_s: float
     bodies: dict[str, tuple[bytes, str]] = field(default_factory=dict)
     """Surface name to (answer bytes, ETag)."""

@@ -145,23 +145,28 @@ async def _run(
 ) -> None:
     """Run loops and listeners until `stop`; end requests first, then submits, then the loops."""
     settings = runtime.config.server
+    app = create_app(runtime)
     async with asyncio.TaskGroup() as group:
         loops = group.create_task(run_loops(runtime, build_loops(runtime)))
         async with (
             _listener(create_metrics_app(runtime), settings, ports.metrics),
-            _listener(create_app(runtime), settings, ports.public),
+            _listener(app, settings, ports.public),
         ):
             announce()
             runtime.log.info("server.started", url=ports.public.url)
             await stop.wait()
-            await _begin_drain(runtime)
+            await _begin_drain(runtime, app.in_flight_count)
         await runtime.background.drain()
         loops.cancel()
 
 
-async def _begin_drain(runtime: Runtime) -> None:
+async def _begin_drain(runtime: Runtime, requests_count: int) -> None:
     """Say that this process is going, and answer everybody who only waits."""
-    runtime.log.info("server.draining", submits_count=runtime.background.active_count)
+    runtime.log.info(
+        "server.draining",
+        requests_count=requests_count,
+        submits_count=runtime.background.active_count,
+    )
     runtime.lifecycle.is_draining = True
     runtime.status_cache.wake_all()
     await runtime.clock.sleep(runtime.config.server.drain_delay_s)

@@ -145,13 +145,14 @@ def _print_report(common: Common, report: "TaskReport") -> None:
     if common.is_json:
         from gateway.domain.tasks import TaskState
         from gateway.http.rendering import task_object
+        from gateway.status_cache import Entry
 
         # A rejected task has no public status: to its client the submit failed.
         is_public = task.state is not TaskState.REJECTED
         public = task if is_public else replace(task, state=TaskState.FAILED)
         print_json(
             {
-                **task_object(public),
+                **task_object(Entry(public, report.request_body, 0.0)),
                 "state": task.state.value,
                 "project": report.project.name,
                 "key_id": task.key_id,

@@ -14,7 +14,7 @@ def render_submitted(task: Task) -> bytes:
 
 
 def render_entry(entry: Entry) -> bytes:
-    return dump_json(task_object(entry.task))
+    return dump_json(task_object(entry))
 
 
 SURFACE: Final = Surface("ark", COLLECTIONS, render_submitted, render_entry)

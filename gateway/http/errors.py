@@ -15,8 +15,8 @@ from gateway.errors import (
     InternalError,
     MethodNotAllowed,
     Overloaded,
+    StorageUnavailable,
     SubmissionUnconfirmed,
-    TooManyUnconfirmed,
     UpstreamAccount,
     UpstreamRejected,
     UpstreamUnavailable,
@@ -50,9 +50,10 @@ _BEFORE_PAYING: Final = (
     UpstreamUnavailable,
     Draining,
     Overloaded,
-    TooManyUnconfirmed,
+    StorageUnavailable,
 )
-"""After these, nothing was bought: a second submit is safe. An error that is not named here counts
+"""After these, nothing was bought: a second submit is safe. (A store that fails after the submit
+is never told to the client, which gets its id.) An error that is not named here counts
 as unsafe, so that a new one is so until somebody has thought about it."""
 
 

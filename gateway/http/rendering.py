@@ -9,7 +9,6 @@ from typing import Final
 import orjson
 
 from gateway.domain.tasks import PUBLIC_STATUS, Task
-from gateway.ids import is_task_id
 from gateway.status_cache import Entry
 
 _GATEWAYS_OWN: Final = frozenset(
@@ -25,6 +24,7 @@ _GATEWAYS_OWN: Final = frozenset(
         "message",
         "request",
         "gateway",
+        "draft_task_id",
     }
 )
 """Fields with a place of their own in the task object; the upstream's others follow them."""
@@ -53,8 +53,9 @@ def dump_json(value: object) -> bytes:
         return text.encode(errors="replace")
 
 
-def task_object(task: Task) -> dict[str, object]:
-    """Return the contract's task object. The upstream's own id is never in it."""
+def task_object(entry: Entry) -> dict[str, object]:
+    """Return the contract's task object. The upstream's own ids are never in it."""
+    task = entry.task
     shown: dict[str, object] = {
         "id": task.id,
         "model": task.model,
@@ -69,8 +70,9 @@ def task_object(task: Task) -> dict[str, object]:
     shown["created_at"] = task.created_at_ms // 1000
     shown["updated_at"] = task.updated_at_ms // 1000
     others = {name: value for name, value in fields.items() if name not in _GATEWAYS_OWN}
-    if not _is_ours(others.get("draft_task_id")):
-        others.pop("draft_task_id", None)
+    draft_task_id = _find_draft(entry.echo)
+    if draft_task_id is not None:
+        others["draft_task_id"] = draft_task_id
     return shown | others
 
 
@@ -89,5 +91,12 @@ def render_page(total: int, objects: Sequence[bytes]) -> bytes:
     return b'{"total":%d,"items":[%b]}' % (total, b",".join(objects))
 
 
-def _is_ours(value: object) -> bool:
-    return isinstance(value, str) and is_task_id(value)
+def _find_draft(echo: str | None) -> str | None:
+    """Return the draft that the task builds on, by the id that its client knows."""
+    if echo is None or '"draft_task"' not in echo:
+        return None
+    for item in json.loads(echo)["content"]:
+        if item["type"] == "draft_task":
+            found: str = item["draft_task"]["id"]
+            return found
+    return None

@@ -1,5 +1,6 @@
 """The seedance surface: the documented contract of the resellers, a `message` beside the task."""
 
+import json
 from typing import Final
 
 from gateway.domain.tasks import Task
@@ -17,8 +18,8 @@ def open_surface(message: str) -> Surface:
         return dump_json({"id": task.id, "message": message})
 
     def render_entry(entry: Entry) -> bytes:
-        echo = entry.echo or {}
-        shown = task_object(entry.task)
+        echo = json.loads(entry.echo) if entry.echo is not None else {}
+        shown = task_object(entry)
         shown["message"] = message
         shown["request"] = {
             "model": echo.get("model", entry.task.model),

@@ -49,12 +49,10 @@ def show_move(runtime: Runtime, task: Task) -> None:
     if known is None or task.state is TaskState.REJECTED:
         runtime.status_cache.drop(task.id)
     else:
-        echo = _strip(known.echo) if task.state in TERMINAL else known.echo
+        echo = known.echo
+        if echo is not None and task.state in TERMINAL:
+            echo = _strip_request(echo)
         runtime.status_cache.put(Entry(task, echo, now_s))
-
-
-def _strip(echo: Mapping[str, object] | None) -> Mapping[str, object] | None:
-    return None if echo is None else strip_media_queries(echo)
 
 
 def _apply(conn: "Connection", before: Task, after: Task, event: Event) -> bool:
@@ -66,10 +64,14 @@ def _apply(conn: "Connection", before: Task, after: Task, event: Event) -> bool:
         return False
     if after.state in TERMINAL:
         for stored in requests.page_requests(conn, RequestSelector(task_id=after.id), "", 1):
-            stripped = dump_request(strip_media_queries(json.loads(stored.body)))
+            stripped = _strip_request(stored.body)
             if stripped != stored.body:
                 requests.replace_body(conn, replace(stored, body=stripped))
     return True
+
+
+def _strip_request(stored: str) -> str:
+    return dump_request(strip_media_queries(json.loads(stored)))
 
 
 def dump_request(stored: Mapping[str, object]) -> str:

@@ -24,6 +24,7 @@ class TaskReport:
 
     task: Task
     project: Project
+    request_body: str | None = None
 
 
 async def list_reports(
@@ -47,7 +48,8 @@ async def get_report(runtime: Runtime, task_id: str) -> TaskReport:
     stored = await runtime.db.read(tasks.find, task_id)
     if stored is None:
         raise no_such_task(task_id)
-    return TaskReport(stored.task, await admin.get_project(runtime, stored.task.project_id))
+    project = await admin.get_project(runtime, stored.task.project_id)
+    return TaskReport(stored.task, project, stored.request_body)
 
 
 async def cancel(runtime: Runtime, actor: str, task_id: str) -> TaskReport:

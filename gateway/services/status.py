@@ -1,6 +1,5 @@
 """What clients are told of their tasks. Nothing here asks an upstream."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -98,8 +97,7 @@ def no_such_task(task_id: str) -> TaskNotFound:
 
 
 def entry_of(stored: StoredTask, now_s: float) -> Entry:
-    echo = json.loads(stored.request_body) if stored.request_body is not None else None
-    return Entry(stored.task, echo, now_s)
+    return Entry(stored.task, stored.request_body, now_s)
 
 
 async def _read_task(runtime: Runtime, principal: Principal, task_id: str) -> Entry:

@@ -252,13 +252,14 @@ async def _admit(runtime: Runtime, task: Task, request: NormalizedRequest) -> No
     days = runtime.config.retention.request_days
     stored = stored_form(request)
     kept = stored if days else hash_texts(stored)
+    text = dump_request(kept)
     await runtime.db.write(
         tasks.admit,
         task,
-        dump_request(kept),
+        text,
         task.created_at_ms + days * _DAY_MS if days else None,
     )
-    runtime.status_cache.put(Entry(task, kept, runtime.clock.monotonic_s()))
+    runtime.status_cache.put(Entry(task, text, runtime.clock.monotonic_s()))
 
 
 async def _wait_for_client(

@@ -255,6 +255,20 @@ async def test_nothing_is_sent_when_the_store_does_not_take_the_row(
     assert not upstream.submits
 
 
+async def test_an_outcome_that_cannot_be_stored_still_gives_the_client_its_id(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream
+) -> None:
+    upstream.gate = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        request = group.create_task(submit_task(runtime, principal, a_body(), "req"))
+        await upstream.asked.wait()
+        await runtime.db.close()
+        upstream.gate.set()
+
+    assert request.result().task.id == upstream.submits[0].attempt_id
+    assert request.result().task.state is TaskState.RESERVED
+
+
 async def test_a_draining_process_takes_no_submit(
     runtime: Runtime, principal: Principal, upstream: FakeUpstream
 ) -> None:

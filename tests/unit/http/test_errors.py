@@ -101,7 +101,7 @@ def test_every_429_and_503_says_when_to_come_back() -> None:
         (UpstreamUnavailable("x"), True),
         (Draining("x"), True),
         (Overloaded("x"), True),
-        (StorageUnavailable("x"), False),
+        (StorageUnavailable("x"), True),
         (InternalError("x"), False),
         (UpstreamAmbiguous("x"), False),
         (UpstreamTimeout("x"), False),

@@ -97,7 +97,7 @@ async def test_only_so_many_bodies_are_received_at_once() -> None:
 
 
 async def test_all_bodies_together_hold_only_so_many_bytes() -> None:
-    gate = BodyGate(ServerConfig(bodies_bytes_max=100))
+    gate = BodyGate(ServerConfig(body_bytes_max=100, bodies_bytes_max=100))
     with gate.enter() as first:
         first.take(60)
         first.arrived()

@@ -1,4 +1,6 @@
+import json
 import tracemalloc
+from collections.abc import Mapping
 from dataclasses import replace
 
 import orjson
@@ -38,8 +40,10 @@ FIELDS = {
 }
 
 
-def shown(task: Task, echo: dict[str, object] | None = None) -> dict[str, object]:
-    rendered: dict[str, object] = orjson.loads(SEEDANCE.render_entry(Entry(task, echo, 0.0)))
+def shown(task: Task, echo: Mapping[str, object] | None = None) -> dict[str, object]:
+    rendered: dict[str, object] = orjson.loads(
+        SEEDANCE.render_entry(Entry(task, None if echo is None else json.dumps(echo), 0.0))
+    )
     return rendered
 
 
@@ -78,8 +82,10 @@ def test_fields_come_in_the_contracts_order_and_nothing_is_overwritten_by_the_up
 def test_a_draft_is_named_only_by_our_own_id() -> None:
     ours = "cgt-20261122150102-bbbbbbbbbbbbbbbbbbbb"
 
-    assert shown(replace(TASK, fields={"draft_task_id": ours}))["draft_task_id"] == ours
-    assert "draft_task_id" not in shown(replace(TASK, fields={"draft_task_id": ["x"]}))
+    echo = {"model": "m", "content": [{"type": "draft_task", "draft_task": {"id": ours}}]}
+    theirs = replace(TASK, fields={"draft_task_id": "cgt-20261122150102-q7w2y"})
+    assert shown(theirs, echo)["draft_task_id"] == ours
+    assert "draft_task_id" not in shown(theirs)
 
 
 def test_states_of_ours_alone_are_shown_as_queued() -> None:
