@@ -8,6 +8,7 @@ from gateway.domain import keys as key_rules
 from gateway.domain.keys import Key, KeyKind
 from gateway.domain.projects import DEFAULT_PROJECT, AuditEvent, Project, is_project_name
 from gateway.errors import InvalidRequest, NotFound
+from gateway.observability.logging import mask
 from gateway.ports import Runtime
 from gateway.storage import keys, projects
 
@@ -27,8 +28,8 @@ async def create_project(runtime: Runtime, actor: str, name: str) -> Project:
     """Create a project. Raises InvalidRequest if the name is malformed or taken."""
     if not is_project_name(name):
         raise InvalidRequest(
-            f"The project name {name[:64]!r} is not valid: 1 to 63 characters of a-z, 0-9, - and _,"
-            " beginning with a letter or digit.",
+            f"The project name {mask(name[:64])!r} is not valid: 1 to 63 characters of a-z, 0-9, -"
+            " and _, beginning with a letter or digit.",
             param="name",
         )
     now_ms = runtime.clock.now_ms()
@@ -49,7 +50,7 @@ async def get_project(runtime: Runtime, name: str) -> Project:
     if project is None:
         project = await runtime.db.read(projects.find, name)
     if project is None:
-        raise NotFound(f"There is no project {name[:64]!r}.", param="project")
+        raise NotFound(f"There is no project {mask(name[:64])!r}.", param="project")
     return project
 
 
@@ -100,7 +101,7 @@ async def get_key(runtime: Runtime, key_id: str) -> Key:
     """Return a key's record by its public id. Raises NotFound."""
     record = await runtime.db.read(keys.find, key_id)
     if record is None:
-        raise NotFound(f"There is no key {key_id[:64]!r}.", param="key")
+        raise NotFound(f"There is no key {mask(key_id[:64])!r}.", param="key")
     return record
 
 
@@ -200,7 +201,7 @@ def _check_models(runtime: Runtime, models: Sequence[str]) -> None:
     for model in models:
         if runtime.catalog.find(model) is None:
             raise InvalidRequest(
-                f"The model {model[:64]!r} is not configured in this gateway.", param="models"
+                f"The model {mask(model[:64])!r} is not configured in this gateway.", param="models"
             )
 
 

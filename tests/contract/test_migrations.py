@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -285,13 +286,13 @@ def test_a_migration_on_sqlite_is_part_of_the_transaction_around_it(tmp_path: Pa
 
 async def test_a_migration_that_fails_changes_nothing(sqlite_place: Place) -> None:
     sqlite_place.path.parent.mkdir()
-    with sqlite3.connect(sqlite_place.path) as conn:
+    with closing(sqlite3.connect(sqlite_place.path)) as conn, conn:
         conn.execute("CREATE TABLE tasks (chore TEXT)")
     conn.close()
 
     with pytest.raises(StorageUnavailable, match="already exists"):
         await sqlite_place.open()
 
-    with sqlite3.connect(sqlite_place.path) as conn:
+    with closing(sqlite3.connect(sqlite_place.path)) as conn, conn:
         assert conn.execute("SELECT name FROM sqlite_schema").fetchall() == [("tasks",)]
     conn.close()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -152,7 +153,7 @@ async def test_a_request_is_erased_for_good(runtime: Runtime, principal: Princip
     assert PROMPT not in str(entry.echo)
     assert "requests.erase_requested" in await audited(runtime)
     path = runtime.config.data_dir / DATABASE_FILE
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database:
         rows = database.execute("SELECT body FROM task_requests WHERE task_id = ?", [task.id])
         assert PROMPT not in str(rows.fetchall())
 
