@@ -80,13 +80,18 @@ def ask(gateway: Gateway, key: str) -> int:
         return client.get(PATH).status_code
 
 
-def start_running_task(client: httpx.Client) -> str:
-    """Return the id of a task that runs for ever, once it runs."""
-    task_id = client.post(PATH, json=make_body(FOREVER_RUNNING)).raise_for_status().json()["id"]
+def start_task(gateway: Gateway, key: str) -> str:
+    """Return the id of a task that runs for ever."""
+    with gateway.open_client(key) as client:
+        made = client.post(PATH, json=make_body(FOREVER_RUNNING)).raise_for_status()
+    return str(made.json()["id"])
+
+
+def wait_until_running(gateway: Gateway, key: str, task_id: str) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
-    while client.get(f"{PATH}/{task_id}", params={"wait": 30}).json()["status"] != "running":
-        assert time.monotonic() < deadline_s
-    return str(task_id)
+    with gateway.open_client(key) as client:
+        while client.get(f"{PATH}/{task_id}", params={"wait": 30}).json()["status"] != "running":
+            assert time.monotonic() < deadline_s
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +104,7 @@ def cast(tmp_path_factory: pytest.TempPathFactory, captured: Captured) -> Iterat
         made = gateway.run_cli("projects", "create", "other")
         assert made.returncode == 0, made.stderr
         owner, stranger = gateway.create_key(), gateway.create_key("--project", "other")
-        with gateway.open_client(owner) as client:
-            own_id = start_running_task(client)
-        with gateway.open_client(stranger) as client:
-            foreign_id = start_running_task(client)
+        own_id, foreign_id = start_task(gateway, owner), start_task(gateway, stranger)
         secret = owner[20:63]
         other_secret = secret[::-1]
         good = {
@@ -134,6 +136,8 @@ def cast(tmp_path_factory: pytest.TempPathFactory, captured: Captured) -> Iterat
             "the sandbox's credential": "Bearer "
             + (gateway.data_dir / "sandbox-credential").read_text(),
         }
+        wait_until_running(gateway, owner, own_id)
+        wait_until_running(gateway, stranger, foreign_id)
         yield Cast(gateway, anonymous, own_id, foreign_id, stranger, good, bad)
 
 

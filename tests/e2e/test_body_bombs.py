@@ -37,7 +37,7 @@ COPIES_MAX = 3
 """What a large body may cost, in copies of it."""
 REFUSAL_BYTES_MAX = 700
 MODEL_FIELD = b'{"model":"' + MODEL.encode() + b'",'
-LARGE = 32 * MIB
+LARGE = 16 * MIB
 
 
 @pytest.fixture(scope="module")

