@@ -76,10 +76,17 @@ class SingleTasks:
 
 
 class MetricsApp:
-    """`GET /metrics` and `GET /livez`, apart from the public listener and from its metrics."""
+    """Metrics and probes, apart from the public listener: no crowd of clients is in their way."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        probes = Probes(runtime)
+        self._operations: Mapping[str, Operation] = {
+            "/metrics": self._get_metrics,
+            "/livez": probes.get_liveness,
+            "/readyz": probes.get_readiness,
+            "/healthz": probes.get_readiness,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -88,19 +95,20 @@ class MetricsApp:
         clock, ids = self._runtime.clock, self._runtime.ids
         exchange = Exchange(scope, receive, send, {}, ids.request_id(), clock.monotonic_s())
         try:
-            answer = self._answer(exchange)
+            answer = await self._answer(exchange)
         except GatewayError as error:
             answer = answer_error(error, exchange.request_id, exchange.method)
         await exchange.answer(answer)
 
-    def _answer(self, exchange: Exchange) -> Answer:
-        path = exchange.scope["path"]
-        if path not in {"/metrics", "/livez"}:
+    async def _answer(self, exchange: Exchange) -> Answer:
+        operation = self._operations.get(exchange.scope["path"])
+        if operation is None:
             raise _no_such_path()
         if exchange.method not in {"GET", "HEAD"}:
             raise WrongMethod(("GET", "HEAD"))
-        if path == "/livez":
-            return Answer(200, b'{"status":"ok"}')
+        return await operation(exchange)
+
+    async def _get_metrics(self, _exchange: Exchange) -> Answer:
         return Answer(200, self._runtime.metrics.render(), content_type=CONTENT_TYPE.encode())
 
 

@@ -1,9 +1,9 @@
 """Work that outlives the request which began it: a submit goes on when its client hangs up."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class Background:
     def start(self, work: Coroutine[object, object, T]) -> "asyncio.Future[T]":
         """Run `work` to its end. Cancelling the future that is returned does not stop it."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(_see_exception)
+        future.add_done_callback(see_exception)
         self.active_count += 1
         self._idle.clear()
         self._group.create_task(self._run(work, future))
@@ -63,7 +63,25 @@ class Background:
             del future
 
 
-def _see_exception(future: "asyncio.Future[T]") -> None:
+class SharedReads:
+    """One read for all who ask for the same at the same time."""
+
+    def __init__(self, background: Background) -> None:
+        self._background = background
+        self._running: dict[Hashable, asyncio.Future[Any]] = {}
+
+    async def share(self, key: Hashable, read: Callable[[], Coroutine[object, object, T]]) -> T:
+        """Return what `read` returns, or what the read that runs for `key` already will."""
+        future = self._running.get(key)
+        if future is None:
+            future = self._background.start(read())
+            self._running[key] = future
+            future.add_done_callback(lambda _: self._running.pop(key, None))
+        result: T = await asyncio.shield(future)
+        return result
+
+
+def see_exception(future: "asyncio.Future[T]") -> None:
     """Mark the exception as seen: a client that left will not come back for it."""
     if not future.cancelled():
         future.exception()

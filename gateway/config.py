@@ -80,7 +80,9 @@ class ServerConfig(Section):
         default=30 * 1024, description="Longest query of a request; room for 500 filter.task_ids."
     )
     connections_max: Count = Field(
-        default=1024, description="Connections served at once; more wait to be accepted."
+        default=4096,
+        description="Connections served at once; more wait to be accepted. The limit of open files "
+        "is raised for them as far as the system allows.",
     )
     drain_delay_s: Annotated[float, Field(ge=0, le=300)] = Field(
         default=0.0,
@@ -191,7 +193,7 @@ class UpstreamConfig(Section):
     answer_bytes_max: Count = Field(
         default=4 * 1024 * 1024, description="Largest answer that is read."
     )
-    connections_max: Count = Field(default=256, description="Connections to it at once.")
+    connections_max: Count = Field(default=512, description="Connections to it at once.")
     get_per_s_max: Annotated[float, Field(gt=0)] = Field(
         default=20.0,
         description="Reads of single tasks per second and credential: the vendor's budget.",
@@ -203,7 +205,12 @@ class UpstreamConfig(Section):
     @property
     def submit_s_max(self) -> float:
         """The longest that one submit can take."""
-        return self.connect_timeout_s + self.write_timeout_s + self.answer_timeout_s
+        return self.connect_s_max + self.write_timeout_s + self.answer_timeout_s
+
+    @property
+    def connect_s_max(self) -> float:
+        """The longest until the first byte leaves: a place, the connection, a proxy's tunnel."""
+        return 3 * self.connect_timeout_s
 
     @field_validator("credentials")
     @classmethod
@@ -271,6 +278,9 @@ class SubmitConfig(Section):
     in_flight_max: Count = Field(
         default=512, description="Submits in progress at once; more get 503."
     )
+    outcome_s_max: Seconds = Field(
+        default=120.0, description="How long an outcome waits for a store that does not take it."
+    )
     default_expiry_s: Annotated[int, Field(ge=3600, le=259_200)] = Field(
         default=172_800,
         description="The upstream's expiry of a task that does not set execution_expires_after.",
@@ -296,6 +306,9 @@ class ObserverConfig(Section):
     batch_size_max: Annotated[int, Field(ge=1, le=500)] = Field(
         default=100, description="Most tasks asked for by one list call."
     )
+    looks_concurrency_max: Count = Field(
+        default=8, description="Single reads in progress at once, of one credential."
+    )
     claim_count_max: Count = Field(default=500, description="Most due tasks taken at once.")
     lease_s: Seconds = Field(
         default=60.0, description="Time that a claimed task is left to its process."
@@ -318,12 +331,18 @@ class StatusConfig(Section):
     cache_entries_max: Count = Field(
         default=100_000, description="Tasks whose answers are kept ready in memory."
     )
+    cache_bytes_max: Count = Field(default=256 * 1024 * 1024, description="Memory for them, about.")
     cache_age_s_max: Seconds = Field(default=60.0, description="Oldest answer given from memory.")
     wait_s_max: Annotated[float, Field(gt=0, le=60)] = Field(
         default=60.0, description="Longest wait that a status read may ask for."
     )
     waiters_max: Count = Field(
-        default=10_000, description="Status reads waiting at once; more are answered at once."
+        default=2048,
+        description="Status reads waiting at once; more are answered at once. Below "
+        "server.connections_max, since each holds a connection.",
+    )
+    waiters_project_max: Count = Field(
+        default=1024, description="Those of one project; more are answered at once."
     )
     page_size_max: Annotated[int, Field(ge=1, le=500)] = Field(
         default=500, description="Largest page of a list."
@@ -436,6 +455,13 @@ class Config(Section):
     def _has_own_names(cls, value: tuple[UpstreamConfig, ...]) -> tuple[UpstreamConfig, ...]:
         _refuse_twins([upstream.name for upstream in value])
         return value
+
+    @model_validator(mode="after")
+    def _leaves_connections(self) -> "Config":
+        if self.status.waiters_max >= self.server.connections_max:
+            message = "status.waiters_max must be below server.connections_max"
+            raise ValueError(message)
+        return self
 
     def upstream(self, name: str) -> UpstreamConfig:
         """Return the upstream of that name; KeyError if there is none."""

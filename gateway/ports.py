@@ -9,7 +9,7 @@ from enum import StrEnum
 from random import Random
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
-from gateway.background import Background
+from gateway.background import Background, SharedReads
 from gateway.config import Config
 from gateway.domain.models import Catalog
 from gateway.domain.requests import NormalizedRequest
@@ -170,4 +170,6 @@ class Runtime:
     status_cache: StatusCache
     key_cache: KeyCache
     background: Background
+    """Submits in progress."""
+    reads: SharedReads
     lifecycle: Lifecycle

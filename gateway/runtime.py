@@ -10,7 +10,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from gateway.background import Background
+from gateway.background import Background, SharedReads
 from gateway.clock import SystemClock
 from gateway.config import Config, CredentialConfig, UpstreamConfig
 from gateway.domain.catalog import CatalogError, load_catalog
@@ -69,6 +69,7 @@ async def open_runtime(
             stack.push_async_callback(upstream.close)
             upstreams[upstream.name] = upstream
         background = await stack.enter_async_context(Background())
+        reads = await stack.enter_async_context(Background())
         yield Runtime(
             config=config,
             clock=clock,
@@ -84,11 +85,14 @@ async def open_runtime(
             log=log,
             status_cache=StatusCache(
                 config.status.cache_entries_max,
+                config.status.cache_bytes_max,
                 config.status.cache_age_s_max,
                 config.status.waiters_max,
+                config.status.waiters_project_max,
             ),
             key_cache=KeyCache(config.auth.cache_keys_max, config.auth.cache_s),
             background=background,
+            reads=SharedReads(reads),
             lifecycle=Lifecycle(),
         )
 

@@ -37,19 +37,21 @@ async def _examine(config: "Config") -> Sequence["Finding"]:
         Level,
         check_clock,
         check_database,
+        check_routes,
         check_upstreams,
     )
 
     findings = list(check_config(config, os.environ))
     usable = tuple(each for each in config.upstreams if is_usable(each, os.environ))
-    config = config.model_copy(update={"upstreams": usable})
+    opened = config.model_copy(update={"upstreams": usable})
     try:
-        async with open_runtime(config, environ=os.environ) as runtime:
+        async with open_runtime(opened, environ=os.environ) as runtime:
             findings += check_host(config)
             database = await check_database(runtime)
             findings.append(database)
             if database.level is Level.OK:
                 findings.append(await check_clock(runtime))
+                findings.append(await check_routes(runtime, config.upstreams))
             findings += await check_upstreams(runtime)
     except (ConfigurationError, StorageUnavailable, OSError) as error:
         findings.append(Finding("start", Level.FAIL, str(error), "Nothing more can be checked."))

@@ -8,11 +8,12 @@ however long the upstream takes within its own time-outs; then the loops stop an
 import asyncio
 import fcntl
 import json
+import resource
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -27,13 +28,15 @@ from gateway.cli.simulated import SANDBOX_TIME_SCALE, with_sandbox
 from gateway.config import Config, ServerConfig
 from gateway.domain.keys import KeyKind
 from gateway.domain.projects import DEFAULT_PROJECT
-from gateway.errors import ConfigurationError
+from gateway.errors import ConfigurationError, Unauthenticated
 from gateway.ports import Runtime
 from gateway.runtime import make_private_folder, open_runtime, write_private_file
 from gateway.sandbox.server import run_sandbox
 from gateway.sandbox.settings import SandboxSettings
 from gateway.sandbox.store import StateInUseError
 from gateway.services import admin
+from gateway.services.auth import authenticate
+from gateway.services.observing import find_orphans
 from gateway.worker.loops import build_loops
 from gateway.worker.supervisor import run_loops
 
@@ -108,8 +111,17 @@ def run_serve(config: Config, options: ServeOptions, environ: Mapping[str, str])
     Raises: ConfigurationError if the program can't start as it is configured.
     """
     make_private_folder(config.data_dir)
+    _allow_open_files(2 * config.server.connections_max)
     with _only_server(config), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, options, environ))
+
+
+def _allow_open_files(wanted_count: int) -> None:
+    """Raise the soft limit of open files, connections among them, as far as the hard one allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted_count if hard == resource.RLIM_INFINITY else min(wanted_count, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 async def _serve(config: Config, options: ServeOptions, environ: Mapping[str, str]) -> int:
@@ -286,6 +298,11 @@ async def _prepare(runtime: Runtime, *, with_key: bool) -> str | None:
     await admin.ensure_default_project(runtime)
     if runtime.config.bootstrap_key is not None:
         await admin.install_bootstrap_key(runtime, runtime.config.bootstrap_key.get_secret_value())
+    for (upstream, credential), count in (
+        await find_orphans(runtime, runtime.config.upstreams)
+    ).items():
+        where = f"{upstream}/{credential}"
+        runtime.log.error("observer.route_missing", route=where, tasks_count=count)
     return await _sandbox_key(runtime) if with_key else None
 
 
@@ -294,7 +311,8 @@ async def _sandbox_key(runtime: Runtime) -> str:
     path = runtime.config.data_dir / SANDBOX_KEY_FILE
     if path.exists():
         key = path.read_text().strip()
-        if await admin.is_valid_key(runtime, key):
+        with suppress(Unauthenticated):
+            await authenticate(runtime, key.encode())
             return key
         path.unlink()
     created = await admin.create_key(

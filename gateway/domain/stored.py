@@ -6,13 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
-from gateway.domain.content import ItemType, inner_key
+from gateway.domain.content import ItemType, Role, inner_key
 from gateway.domain.parameters import PARAMETER_NAMES
 from gateway.domain.requests import NormalizedRequest
 from gateway.domain.tasks import JsonObject
 
 _KEPT_IN_CLEAR: Final = frozenset({"model", *PARAMETER_NAMES}) - {"safety_identifier"}
-_ITEM_FIELDS: Final = frozenset({"type", "role"})
 _WEB: Final = ("http:", "https:")
 _DATA: Final = "data:"
 _HASHED: Final = re.compile(r"sha256=[0-9a-f]{64}\Z")
@@ -100,9 +99,14 @@ def _change_item(
     else:
         changed = change(item_type, str(payload))
     return {
-        name: value if name in _ITEM_FIELDS else change_unknown(value)
+        name: value if _is_plain(name, value) else change_unknown(value)
         for name, value in item.items()
     } | {item_type.value: changed}
+
+
+def _is_plain(name: str, value: object) -> bool:
+    """Whether an item's field is a word of the contract's own, and no text of a client's."""
+    return name == "type" or (name == "role" and value in set(Role))
 
 
 def _keep(value: object) -> object:

@@ -203,4 +203,10 @@ def observe(task: Task, observation: Observation, now_ms: int) -> Task | None:
     error = observation.error
     if moved.state is TaskState.FAILED and error is None:
         error = TaskError("InternalServiceError", "The upstream gave no reason.")
-    return replace(moved, fields=observation.fields, error=error, missing_count=0)
+    return replace(
+        moved,
+        fields=observation.fields,
+        error=error,
+        missing_count=0,
+        missing_since_ms=None,
+    )

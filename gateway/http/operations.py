@@ -16,7 +16,8 @@ from gateway.http.receiving import BodyGate, receive_object
 from gateway.http.rendering import Surface, body_of, render_page
 from gateway.ids import is_task_id
 from gateway.ports import Runtime
-from gateway.services import status, submission
+from gateway.services import cancelling, status, submission
+from gateway.services.auth import authenticate
 from gateway.status_cache import Entry
 
 T = TypeVar("T")
@@ -67,6 +68,8 @@ class TaskOperations:
         if not is_news and entry.task.state not in TERMINAL:
             waiting = status.wait_for_change(runtime, exchange.caller, entry.task.id, entry, wait_s)
             entry = await _while_connected(exchange.receive, waiting)
+            # The key may have been revoked meanwhile.
+            exchange.principal = await authenticate(runtime, exchange.headers.get(b"authorization"))
         return entry, ((b"preference-applied", b"wait=%g" % wait_s),)
 
     async def list_tasks(self, exchange: Exchange) -> Answer:
@@ -105,7 +108,7 @@ class TaskOperations:
         task_id: str = exchange.scope["path_params"]["task_id"]
         if is_task_id(task_id):
             exchange.task_id = task_id
-        await submission.cancel_task(self._runtime, exchange.caller, task_id)
+        await cancelling.cancel_task(self._runtime, exchange.caller, task_id)
         return Answer(200, b"{}")
 
 

@@ -45,5 +45,6 @@ class Probes:
             is_draining = self._runtime.lifecycle.is_draining
             if now_s - self._checked_at_s > _KEPT_S or is_draining != self._was_draining:
                 self._checks = await check_readiness(self._runtime)
-                self._checked_at_s, self._was_draining = now_s, is_draining
+                self._checked_at_s = self._runtime.clock.monotonic_s()
+                self._was_draining = is_draining
             return self._checks

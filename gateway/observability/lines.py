@@ -7,6 +7,7 @@ that is not ours, lines go through the logger like all others.
 import asyncio
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -63,9 +64,12 @@ class LineWriter:
 
 
 def _print_all(pending: list[str], print_lines: Print) -> None:
-    if pending:
-        print_lines("\n".join(pending))
-        pending.clear()
+    """Print what has gathered. Lines that can't be written (a full disk) are gone, not kept."""
+    text = "\n".join(pending)
+    pending.clear()
+    if text:
+        with suppress(OSError, ValueError):
+            print_lines(text)
 
 
 def _printer_behind(log: Logger) -> Print | None:

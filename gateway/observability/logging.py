@@ -23,6 +23,7 @@ EVENTS: Final = frozenset(
         "upstream.call_failed",
         "upstream.account_refused",
         "observer.status_unknown",
+        "observer.route_missing",
         "worker.loop_failed",
         "worker.loop_died",
         "key.created",

@@ -129,23 +129,22 @@ async def rotate_key(runtime: Runtime, actor: str, key_id: str, *, grace_ms: int
             f"The key {old.id} is revoked or expired: create a new one.", param="key"
         )
     project = await get_project(runtime, old.project_id)
-    ttl_ms = old.expires_at_ms - old.created_at_ms if old.expires_at_ms is not None else None
-    created = await create_key(
-        runtime,
-        actor,
-        project.id,
-        name=old.name,
-        kind=old.kind,
-        ttl_ms=ttl_ms,
-        models=old.models,
-    )
+    key = key_rules.generate(runtime.entropy, kind=old.kind)
+    record = replace(_record_of(runtime, key, project, old.name), models=old.models)
     ends_at_ms = now_ms + grace_ms
     if old.expires_at_ms is not None:
         ends_at_ms = min(ends_at_ms, old.expires_at_ms)
-    audit = _audit(runtime, actor, "key.rotated", old.id, f"successor {created.record.id}")
-    await runtime.db.write(keys.set_expiry, old.id, ends_at_ms, audit)
+        lifetime_ms = old.expires_at_ms - old.created_at_ms
+        record = replace(record, expires_at_ms=record.created_at_ms + lifetime_ms)
+    events = (
+        _audit(runtime, actor, "key.created", record.id, project.name),
+        _audit(runtime, actor, "key.rotated", old.id, f"successor {record.id}"),
+    )
+    if not await runtime.db.write(keys.replace, old.id, ends_at_ms, record, events):
+        raise InvalidRequest(f"The key {old.id} was revoked meanwhile.", param="key")
     runtime.key_cache.clear()
-    return created
+    runtime.log.info("key.created", key_id=record.id, project=project.id, actor=actor)
+    return CreatedKey(record, project, key)
 
 
 async def install_bootstrap_key(runtime: Runtime, key: str) -> Key:
@@ -171,17 +170,6 @@ async def install_bootstrap_key(runtime: Runtime, key: str) -> Key:
             param="bootstrap_key",
         )
     return known
-
-
-async def is_valid_key(runtime: Runtime, key: str) -> bool:
-    """Whether `key` would be let in now."""
-    public_id = key_rules.parse(key)
-    record = await runtime.db.read(keys.find, public_id) if public_id is not None else None
-    return (
-        record is not None
-        and key_rules.matches(runtime.pepper, key, record.digest)
-        and record.is_valid(runtime.clock.now_ms())
-    )
 
 
 def _record_of(runtime: Runtime, key: str, project: Project, name: str) -> Key:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from gateway.config import UpstreamConfig
 from gateway.domain.projects import AuditEvent
 from gateway.errors import GatewayError, UpstreamFault
 from gateway.ports import Runtime
+from gateway.services.observing import find_orphans
 from gateway.storage import audit, tasks
 
 if TYPE_CHECKING:
@@ -78,6 +80,16 @@ async def check_upstreams(runtime: Runtime) -> Sequence[Finding]:
             else:
                 findings.append(Finding(name, Level.OK, "accepted"))
     return findings
+
+
+async def check_routes(runtime: Runtime, upstreams: Sequence[UpstreamConfig]) -> Finding:
+    """Whether every unfinished task is at an upstream and credential that are configured."""
+    orphans = await find_orphans(runtime, upstreams)
+    if not orphans:
+        return Finding("routes", Level.OK, "every unfinished task is followed")
+    named = ", ".join(f"{count} at {route[0]}/{route[1]}" for route, count in orphans.items())
+    remedy = "Configure the upstream and credential by these names until their tasks have ended."
+    return Finding("routes", Level.FAIL, f"tasks that nobody follows: {named}", remedy)
 
 
 class _Undone(Exception):

@@ -10,7 +10,6 @@ from gateway.domain.tasks import TERMINAL, Event, Task, TaskState
 from gateway.ports import Runtime
 from gateway.status_cache import Entry
 from gateway.storage import requests, tasks
-from gateway.storage.requests import RequestSelector
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 async def record_move(runtime: Runtime, before: Task, after: Task, event: Event) -> bool:
     """Write the move from `before` to `after`; False if another worker moved the task first."""
-    is_first = await runtime.db.write(_apply, before, after, event)
+    is_first = await runtime.db.write(apply_move, before, after, event)
     if not is_first:
         runtime.metrics.lost_races.add(event.value)
         runtime.log.info("task.race_lost", task_id=before.id, event_kind=event.value)
@@ -55,7 +54,7 @@ def show_move(runtime: Runtime, task: Task) -> None:
         runtime.status_cache.put(Entry(task, echo, now_s))
 
 
-def _apply(conn: "Connection", before: Task, after: Task, event: Event) -> bool:
+def apply_move(conn: "Connection", before: Task, after: Task, event: Event) -> bool:
     """One transaction: the compare-and-set, and what a terminal state means for the request.
 
     A media URL may be signed by its query: once the task has ended nobody needs that any more.
@@ -63,10 +62,9 @@ def _apply(conn: "Connection", before: Task, after: Task, event: Event) -> bool:
     if not tasks.apply_transition(conn, before, after, event):
         return False
     if after.state in TERMINAL:
-        for stored in requests.page_requests(conn, RequestSelector(task_id=after.id), "", 1):
-            stripped = _strip_request(stored.body)
-            if stripped != stored.body:
-                requests.replace_body(conn, replace(stored, body=stripped))
+        stored = requests.lock(conn, after.id)
+        if stored is not None:
+            requests.replace_body(conn, replace(stored, body=_strip_request(stored.body)))
     return True
 
 

@@ -6,10 +6,11 @@ a move is a compare-and-set.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from gateway.config import UpstreamConfig
 from gateway.domain.schedule import Pace, next_look_s
 from gateway.domain.tasks import (
     TERMINAL,
@@ -28,7 +29,6 @@ from gateway.storage import tasks
 from gateway.storage.tasks import Reschedule
 
 _TYPICAL_RUN_S: Final = 120.0
-_LOOKS_AT_ONCE: Final = 8
 _VANISHED: Final = TaskError(
     "NotFound.UpstreamTask", "The upstream accepted this task and no longer knows it."
 )
@@ -41,15 +41,18 @@ async def observe_due(runtime: Runtime, upstream: Upstream, credential: str) -> 
     """
     settings = runtime.config.observer
     now_ms = runtime.clock.now_ms()
+    # No look is planned so far ahead, but by a clock that was wrong.
+    far_ms = now_ms + int((settings.lease_s + 2 * settings.interval_s_max) * 1000)
     due_at_ms = await runtime.db.read(tasks.next_due_at, upstream.name, credential)
-    if due_at_ms is None or due_at_ms > now_ms:
+    if due_at_ms is None or now_ms < due_at_ms <= far_ms:
         return 0
-    runtime.metrics.poll_lag.observe((now_ms - due_at_ms) / 1000)
+    runtime.metrics.poll_lag.observe(max(0, now_ms - due_at_ms) / 1000)
     due = await runtime.db.write(
         tasks.claim_due,
         upstream.name,
         credential,
         now_ms=now_ms,
+        far_ms=far_ms,
         lease_until_ms=now_ms + int(settings.lease_s * 1000),
         limit=settings.claim_count_max,
     )
@@ -91,6 +94,22 @@ def upstream_of(runtime: Runtime, task: Task) -> Upstream:
     return upstream
 
 
+async def find_orphans(
+    runtime: Runtime, upstreams: Sequence[UpstreamConfig]
+) -> Mapping[tuple[str, str], int]:
+    """Return how many tasks nobody follows, by the upstream and credential they were sent to.
+
+    `upstreams` has not both, by these names at least: such tasks stay as they are.
+    """
+    followed = await runtime.db.read(tasks.count_followed)
+    configured = {
+        (upstream.name, credential.name)
+        for upstream in upstreams
+        for credential in upstream.credentials
+    }
+    return {route: count for route, count in followed.items() if route not in configured}
+
+
 def schedule_look(runtime: Runtime, task: Task) -> Task:
     """Return the task with the time of the next look at it; none if it is terminal."""
     if task.state in TERMINAL:
@@ -126,14 +145,14 @@ async def _look_by_list(runtime: Runtime, upstream: Upstream, due: Sequence[Task
         seen = await upstream.observe_many(due[0].route.credential, list(by_id))
     except UpstreamFault as error:
         _log_failure(runtime, upstream, error)
-        await _reschedule(runtime, due)
+        await _reschedule(runtime, due, error.retry_after_s)
         return
     await _apply(runtime, [(by_id[key], seen[key]) for key in by_id if key in seen])
     await _look_one_by_one(runtime, upstream, [by_id[key] for key in by_id if key not in seen])
 
 
 async def _look_one_by_one(runtime: Runtime, upstream: Upstream, due: Sequence[Task]) -> None:
-    gate = asyncio.Semaphore(_LOOKS_AT_ONCE)
+    gate = asyncio.Semaphore(runtime.config.observer.looks_concurrency_max)
     async with asyncio.TaskGroup() as group:
         for task in due:
             group.create_task(_look_singly(runtime, upstream, task, gate))
@@ -148,7 +167,7 @@ async def _look_singly(
             observation = await upstream.observe(task.route.credential, task.upstream_task_id)
         except UpstreamFault as error:
             _log_failure(runtime, upstream, error)
-            await _reschedule(runtime, [task])
+            await _reschedule(runtime, [task], error.retry_after_s)
             return
     if observation is None:
         await _record_missing(runtime, task)
@@ -190,11 +209,18 @@ async def _record_missing(runtime: Runtime, task: Task) -> None:
     await record_move(runtime, task, moved, Event.VANISHED)
 
 
-async def _reschedule(runtime: Runtime, looked_at: Sequence[Task]) -> None:
+async def _reschedule(
+    runtime: Runtime, looked_at: Sequence[Task], retry_after_s: int | None = None
+) -> None:
+    """Plan the next look at each task, as late at least as an upstream asks, within reason."""
+    settings = runtime.config.observer
+    asked_s = min(retry_after_s or 0, settings.interval_s_max)
+    earliest_ms = runtime.clock.now_ms() + int(asked_s * 1000)
     rows = []
     for task in looked_at:
         next_at_ms = schedule_look(runtime, task).next_poll_at_ms
         assert next_at_ms is not None  # noqa: S101 - only unfinished tasks are looked at
+        next_at_ms = max(next_at_ms, earliest_ms)
         rows.append(
             Reschedule(
                 task_id=task.id,

@@ -9,8 +9,8 @@ from gateway.domain.tasks import TERMINAL, Task, TaskState
 from gateway.errors import InvalidRequest
 from gateway.ports import Runtime
 from gateway.services import admin
+from gateway.services.cancelling import cancel_unfinished
 from gateway.services.status import no_such_task
-from gateway.services.submission import cancel_unfinished
 from gateway.services.sweeping import hash_requests
 from gateway.storage import audit, requests, tasks
 from gateway.storage.requests import RequestSelector

@@ -64,7 +64,10 @@ async def wait_for_change(
         left_s = deadline_s - runtime.clock.monotonic_s()
         if left_s <= 0 or runtime.lifecycle.is_draining:
             break
-        if not await runtime.status_cache.wait(task_id, left_s):
+        # What is not kept may be old news: a change while it was read woke nobody.
+        if runtime.status_cache.holds(entry) and not await runtime.status_cache.wait(
+            task_id, left_s, principal.project_id
+        ):
             break
         entry = await get_task(runtime, principal, task_id)
     return entry
@@ -104,8 +107,21 @@ async def _read_task(runtime: Runtime, principal: Principal, task_id: str) -> En
     if not is_upstream_task_id(task_id):
         raise no_such_task(task_id)
     generation = runtime.status_cache.generation
-    now_s = runtime.clock.monotonic_s()
-    stored = await runtime.db.read(tasks.find_owned, principal.project_id, task_id)
-    if stored is None:
+    owner = principal.project_id
+    # Who asks before the next change gets the answer of one and the same read.
+    entry = await runtime.reads.share(
+        (owner, task_id, generation), lambda: _load_entry(runtime, owner, task_id, generation)
+    )
+    if entry is None:
         raise no_such_task(task_id)
+    return entry
+
+
+async def _load_entry(
+    runtime: Runtime, project_id: str, task_id: str, generation: int
+) -> Entry | None:
+    now_s = runtime.clock.monotonic_s()
+    stored = await runtime.db.read(tasks.find_owned, project_id, task_id)
+    if stored is None:
+        return None
     return runtime.status_cache.put_if_current(entry_of(stored, now_s), generation)

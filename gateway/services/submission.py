@@ -1,4 +1,4 @@
-"""Submit and cancel: where money is spent and where it can still be saved.
+"""Submit: where money is spent.
 
 The row of a task is committed as `reserved` before the first byte goes upstream, and its outcome in
 a second transaction. The upstream call runs in a task of its own: a client that hangs up changes
@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from gateway.background import see_exception
 from gateway.domain.content import count_chars
 from gateway.domain.keys import Principal
 from gateway.domain.policy import NormalizePolicy, UnknownFields, Validation
 from gateway.domain.requests import NormalizedRequest, normalize
 from gateway.domain.stored import hash_texts, stored_form
 from gateway.domain.tasks import (
-    TERMINAL,
     Event,
     Route,
     Task,
@@ -27,31 +27,28 @@ from gateway.domain.tasks import (
 )
 from gateway.errors import (
     AccessDenied,
-    CancellationUnsupported,
     Draining,
     GatewayError,
-    InternalError,
     ModelNotFound,
     Overloaded,
-    RunningTaskDeletion,
     StorageUnavailable,
-    SubmissionUnconfirmed,
-    TaskNotFound,
     UpstreamAccount,
     UpstreamAmbiguous,
     UpstreamUnavailable,
 )
 from gateway.ports import Runtime, Submission
 from gateway.services.moves import dump_request, record_move
-from gateway.services.observing import look_at, schedule_look, upstream_of
+from gateway.services.observing import schedule_look, upstream_of
 from gateway.services.status import get_task, no_such_task
 from gateway.status_cache import Entry
 from gateway.storage import tasks
 
 _DAY_MS: Final = 86_400_000
 _RETRY_DELAY_S: Final = 0.2
+_RETRY_DELAY_S_MAX: Final = 5.0
 _UNCONFIRMED_RETRY_S: Final = 10
 _LOST_MARGIN_S: Final = 30.0
+_NOT_SENT: Final = "The store did not answer in time; nothing was sent."
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +60,44 @@ class Submitted:
     upstream_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What evidence there is of a submission: accepted, lost, or refused for this reason."""
+
+    event: Event
+    submission: Submission | None = None
+    refusal: GatewayError | None = None
+
+
 @dataclass(slots=True)
 class _Attempt:
     """One submission in progress, shared by the request that waits and the work that goes on.
 
     Either the client is given its id before the outcome is known, or it gets the outcome itself.
-    Both flags are set without an await in between, so the two can't both happen.
+    What decides that is set without an await in between, so the two can't both happen.
     """
 
-    task: Task
+    principal: Principal
     request: NormalizedRequest
-    draft_task_id: str | None
+    request_id: str
+    answer: "asyncio.Future[Task]"
+    """What the client is told: its task, or why there is none."""
+    task: Task | None = None
+    draft_task_id: str | None = None
     is_id_given: bool = False
-    is_decided: bool = False
+    is_withdrawn: bool = False
+    is_refused: bool = False
     upstream_s: float = 0.0
+    call_began_s: float | None = None
+
+    def tell(self, answer: Task | Exception) -> None:
+        """Let the client know, if nothing was told yet."""
+        if self.answer.done():
+            return
+        if isinstance(answer, Exception):
+            self.answer.set_exception(answer)
+        else:
+            self.answer.set_result(answer)
 
 
 async def submit_task(
@@ -92,87 +113,23 @@ async def submit_task(
     """
     if runtime.lifecycle.is_draining:
         raise Draining("The gateway is stopping; send the request again.", retry_after_s=5)
-    if runtime.background.active_count >= runtime.config.submit.in_flight_max:
-        raise Overloaded("Too many submissions are in progress; try again.", retry_after_s=1)
     request = await _normalize(runtime, body)
     if not principal.may_use(request.model):
         raise AccessDenied(f"This API key may not use the model {request.model}.", param="model")
-    route, draft_task_id = await _choose_route(runtime, principal, request)
-    task = _new_task(runtime, principal, request, route)
-    await _admit(runtime, task, request)
-    attempt = _Attempt(task, request, draft_task_id)
-    work = runtime.background.start(_carry_out(runtime, attempt, request_id))
-    task = await _wait_for_client(runtime, attempt, work)
+    # From the check to the start nothing is awaited: a burst can't pass the limit together.
+    if runtime.background.active_count >= runtime.config.submit.in_flight_max:
+        raise Overloaded("Too many submissions are in progress; try again.", retry_after_s=1)
+    answer: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
+    answer.add_done_callback(see_exception)
+    attempt = _Attempt(principal, request, request_id, answer)
+    runtime.background.start(_carry_out(runtime, attempt))
+    task = await _wait_for_client(runtime, attempt)
     for warning in request.warnings:
         runtime.metrics.validation_warnings.add(warning.rule)
-    return Submitted(task, tuple(w.message for w in request.warnings), attempt.upstream_s)
-
-
-async def cancel_task(runtime: Runtime, principal: Principal, task_id: str) -> None:
-    """Cancel a queued task, or take a finished one out of the client's view.
-
-    The upstream's DELETE removes a finished record together with its usage, so a task that we know
-    as queued is looked at first, and only one that is still queued is cancelled.
-
-    Raises: TaskNotFound, RunningTaskDeletion, SubmissionUnconfirmed, CancellationUnsupported, or
-    the UpstreamFault of a call whose outcome the observer will find out.
-    """
-    task = (await get_task(runtime, principal, task_id)).task
-    if task.state not in TERMINAL and await cancel_unfinished(runtime, task):
-        return
-    if not await runtime.db.write(
-        tasks.hide, principal.project_id, task.id, runtime.clock.now_ms()
-    ):
-        raise no_such_task(task_id)
-    runtime.status_cache.drop(task.id)
-
-
-async def cancel_unfinished(runtime: Runtime, task: Task) -> bool:
-    """Cancel a queued task; False if a look at it shows that it has ended by itself.
-
-    Raises: what `cancel_task` raises.
-    """
-    if task.state is TaskState.QUEUED:
-        task = await look_at(runtime, task)
-    if task.state in {TaskState.RESERVED, TaskState.UNKNOWN}:
-        raise SubmissionUnconfirmed(
-            f"The submission of task {task.id} is not confirmed yet; try again later.",
-            param="id",
-            retry_after_s=_UNCONFIRMED_RETRY_S,
-        )
-    if task.state is TaskState.RUNNING:
-        raise _running(task)
-    if task.state in TERMINAL:
-        return False
-    await _cancel_upstream(runtime, task)
-    return True
-
-
-async def _cancel_upstream(runtime: Runtime, task: Task) -> None:
-    upstream = upstream_of(runtime, task)
-    if not upstream.supports_cancel:
-        raise CancellationUnsupported(
-            f"Task {task.id} is queued at an upstream that can't cancel tasks.", param="id"
-        )
-    assert task.upstream_task_id is not None  # noqa: S101 - the state says so
-    try:
-        await upstream.cancel(task.route.credential, task.upstream_task_id)
-    except RunningTaskDeletion as error:
-        raise _running(task) from error
-    except TaskNotFound as error:
-        raise SubmissionUnconfirmed(
-            f"The state of task {task.id} is being checked; try again later.",
-            param="id",
-            retry_after_s=_UNCONFIRMED_RETRY_S,
-        ) from error
-    moved = advance(task, Event.CANCELLED, runtime.clock.now_ms())
-    await record_move(runtime, task, moved, Event.CANCELLED)
-
-
-def _running(task: Task) -> RunningTaskDeletion:
-    return RunningTaskDeletion(
-        f"The task {task.id} can't be deleted because it is currently running.", param="id"
-    )
+    upstream_s = attempt.upstream_s
+    if attempt.call_began_s is not None:
+        upstream_s += runtime.clock.monotonic_s() - attempt.call_began_s
+    return Submitted(task, tuple(w.message for w in request.warnings), upstream_s)
 
 
 async def _normalize(runtime: Runtime, body: Mapping[str, object]) -> NormalizedRequest:
@@ -228,7 +185,9 @@ def _new_task(
     if expiry_s is None:
         expiry_s = runtime.config.submit.default_expiry_s
     upstream = runtime.config.upstream(route.upstream)
-    retries_s = runtime.config.submit.not_sent_retries_max * upstream.connect_timeout_s
+    retries_s = runtime.config.submit.not_sent_retries_max * (
+        upstream.connect_s_max + _RETRY_DELAY_S_MAX
+    )
     longest_s = upstream.submit_s_max + retries_s + _LOST_MARGIN_S
     return Task(
         id=TaskId(runtime.ids.task_id(now_ms)),
@@ -247,70 +206,81 @@ def _new_task(
     )
 
 
-async def _admit(runtime: Runtime, task: Task, request: NormalizedRequest) -> None:
+async def _reserve(runtime: Runtime, task: Task, request: NormalizedRequest) -> None:
     """Commit the reserved task and its request; after this the task can't be forgotten."""
     days = runtime.config.retention.request_days
     stored = stored_form(request)
-    kept = stored if days else hash_texts(stored)
-    text = dump_request(kept)
+    text = dump_request(stored if days else hash_texts(stored))
     await runtime.db.write(
-        tasks.admit,
-        task,
-        text,
-        task.created_at_ms + days * _DAY_MS if days else None,
+        tasks.admit, task, text, task.created_at_ms + days * _DAY_MS if days else None
     )
     runtime.status_cache.put(Entry(task, text, runtime.clock.monotonic_s()))
 
 
-async def _wait_for_client(
-    runtime: Runtime, attempt: _Attempt, work: "asyncio.Future[Task]"
-) -> Task:
+async def _wait_for_client(runtime: Runtime, attempt: _Attempt) -> Task:
     """Return the outcome, or the reserved task once the client has waited long enough."""
     try:
         async with asyncio.timeout(runtime.config.submit.client_wait_s):
-            return await asyncio.shield(work)
+            return await asyncio.shield(attempt.answer)
     except TimeoutError:
-        if attempt.is_decided:
-            return await asyncio.shield(work)
+        if attempt.answer.done() or attempt.is_refused:
+            return await asyncio.shield(attempt.answer)
+        if attempt.task is None:
+            attempt.is_withdrawn = True
+            raise StorageUnavailable(_NOT_SENT) from None
         attempt.is_id_given = True
         return attempt.task
 
 
-async def _carry_out(runtime: Runtime, attempt: _Attempt, request_id: str) -> Task:
-    """Send the request and record what came of it; raises the definite no, if it is one."""
+async def _carry_out(runtime: Runtime, attempt: _Attempt) -> None:
+    """Reserve, send and record, whoever still waits for it."""
+    request = attempt.request
     try:
-        submission = await _send(runtime, attempt)
+        route, attempt.draft_task_id = await _choose_route(runtime, attempt.principal, request)
+        task = _new_task(runtime, attempt.principal, request, route)
+    except Exception as error:  # noqa: BLE001 - the request tells its client
+        attempt.tell(error)
+        return
+    try:
+        await _reserve(runtime, task, request)
+    except Exception as error:  # noqa: BLE001 - as above; the row may be there all the same
+        attempt.tell(error)
+        attempt.is_withdrawn = True
+    if attempt.is_withdrawn:
+        outcome = _Outcome(Event.REFUSED, refusal=StorageUnavailable(_NOT_SENT))
+    else:
+        attempt.task = task
+        outcome = await _send(runtime, attempt, task)
+    attempt.is_refused = outcome.refusal is not None and not attempt.is_id_given
+    await _record(runtime, attempt, task, outcome)
+
+
+async def _send(runtime: Runtime, attempt: _Attempt, task: Task) -> _Outcome:
+    """Send the paid POST and return what came of it."""
+    try:
+        submission = await _send_until_it_leaves(runtime, attempt, task)
     except UpstreamAmbiguous as error:
-        runtime.log.warning(
-            "task.submission_lost",
-            task_id=attempt.task.id,
-            request_id=request_id,
-            upstream=attempt.task.route.upstream,
-            reason=error.message,
-        )
-        return await _record_lost(runtime, attempt.task)
+        _log_lost(runtime, attempt, task, error.message)
+        return _Outcome(Event.LOST)
     except GatewayError as error:
-        return await _record_refused(runtime, attempt, error)
+        if isinstance(error, UpstreamAccount):
+            _log_account(runtime, task, error)
+        # Its traceback's frames hold the attempt, and the attempt will hold the refusal: that ring
+        # would keep the request in memory until garbage is collected.
+        return _Outcome(Event.REFUSED, refusal=error.with_traceback(None))
     except Exception as error:  # a defect of ours, after which bytes may have left
-        runtime.log.exception("task.submission_lost", task_id=attempt.task.id, exc_info=error)
-        return await _record_lost(runtime, attempt.task)
-    try:
-        return await _record_accepted(runtime, attempt.task, submission)
-    except GatewayError:
-        raise
-    except Exception as error:  # such as an id that the upstream gave to another task, too
-        runtime.log.exception("task.submission_lost", task_id=attempt.task.id, exc_info=error)
-        return await _record_lost(runtime, attempt.task)
+        runtime.log.exception("task.submission_lost", task_id=task.id, exc_info=error)
+        return _Outcome(Event.LOST)
+    return _Outcome(Event.ACCEPTED, submission=submission)
 
 
-async def _send(runtime: Runtime, attempt: _Attempt) -> Submission:
-    """Send the paid POST, again only where the transport proves that no byte left."""
-    task = attempt.task
-    upstream = runtime.upstreams[task.route.upstream]
+async def _send_until_it_leaves(runtime: Runtime, attempt: _Attempt, task: Task) -> Submission:
+    """Send the request, again only where the transport proves that no byte left."""
+    upstream = upstream_of(runtime, task)
     retries_left = runtime.config.submit.not_sent_retries_max
     delay_s = _RETRY_DELAY_S
     while True:
-        started_s = runtime.clock.monotonic_s()
+        attempt.call_began_s = runtime.clock.monotonic_s()
         try:
             return await upstream.submit(
                 task.route.credential,
@@ -323,55 +293,103 @@ async def _send(runtime: Runtime, attempt: _Attempt) -> Submission:
             if retries_left == 0:
                 raise
         finally:
-            attempt.upstream_s += runtime.clock.monotonic_s() - started_s
+            attempt.upstream_s += runtime.clock.monotonic_s() - attempt.call_began_s
+            attempt.call_began_s = None
         retries_left -= 1
         await runtime.clock.sleep(delay_s * (1 + runtime.random.random()))
         delay_s *= 2
 
 
-async def _record_accepted(runtime: Runtime, task: Task, submission: Submission) -> Task:
-    now_ms = runtime.clock.now_ms()
-    moved = replace(
-        advance(task, Event.ACCEPTED, now_ms),
-        upstream_task_id=submission.upstream_task_id,
-        upstream_request_id=submission.upstream_request_id,
+async def _record(runtime: Runtime, attempt: _Attempt, task: Task, outcome: _Outcome) -> None:
+    """Commit the outcome and tell the client.
+
+    While the store refuses, the commit is tried again: an id that was paid for is not let go. The
+    client does not wait for that: it gets its id, or the refusal, which is true all the same. After
+    `submit.outcome_s_max` the row stays reserved until it is swept.
+    """
+    deadline_s = runtime.clock.monotonic_s() + runtime.config.submit.outcome_s_max
+    delay_s = _RETRY_DELAY_S
+    while True:
+        try:
+            moved = await _apply_outcome(runtime, attempt, task, outcome)
+        except StorageUnavailable:
+            attempt.tell(outcome.refusal or task)
+        except Exception as error:  # such as an id that the upstream gave to another task, too
+            runtime.log.exception("task.submission_lost", task_id=task.id, exc_info=error)
+            if outcome.event is Event.LOST:
+                attempt.tell(task)
+                return
+            outcome = _Outcome(Event.LOST)
+        else:
+            attempt.tell(outcome.refusal or moved)
+            return
+        if runtime.clock.monotonic_s() >= deadline_s:
+            _log_lost(runtime, attempt, task, "The store did not take the outcome.", outcome)
+            return
+        await runtime.clock.sleep(delay_s)
+        delay_s = min(delay_s * 2, _RETRY_DELAY_S_MAX)
+
+
+async def _apply_outcome(
+    runtime: Runtime, attempt: _Attempt, task: Task, outcome: _Outcome
+) -> Task:
+    """Move the task by the outcome, also if it was given up as lost meanwhile; return it."""
+    while (event := _event_in(task.state, outcome, is_id_given=attempt.is_id_given)) is not None:
+        moved = advance(task, event, runtime.clock.now_ms())
+        if outcome.submission is not None:
+            moved = schedule_look(
+                runtime,
+                replace(
+                    moved,
+                    upstream_task_id=outcome.submission.upstream_task_id,
+                    upstream_request_id=outcome.submission.upstream_request_id,
+                ),
+            )
+        if outcome.refusal is not None:
+            error = TaskError(outcome.refusal.public_code, outcome.refusal.message)
+            moved = replace(moved, error=error)
+        if await record_move(runtime, task, moved, event):
+            return moved
+        stored = await runtime.db.read(tasks.find, task.id)
+        if stored is None:  # it was never admitted, and so was nothing sent
+            break
+        task = stored.task
+    return task
+
+
+def _event_in(state: TaskState, outcome: _Outcome, *, is_id_given: bool) -> Event | None:
+    """Return what `outcome` means in `state`; None if it is no news.
+
+    A task that the sweep gave up is unknown; the answer that comes after all is evidence.
+    """
+    if state is TaskState.UNKNOWN:
+        by_evidence = {Event.ACCEPTED: Event.ACCEPTED, Event.REFUSED: Event.ABSENT}
+        return by_evidence.get(outcome.event)
+    if state is not TaskState.RESERVED:
+        return None
+    if outcome.event is Event.REFUSED and is_id_given:
+        return Event.REFUSED_LATE
+    return outcome.event
+
+
+def _log_account(runtime: Runtime, task: Task, error: UpstreamAccount) -> None:
+    runtime.log.error(
+        "upstream.account_refused",
+        upstream=task.route.upstream,
+        credential=task.route.credential,
+        reason="; ".join([error.message, *getattr(error, "__notes__", ())]),
     )
-    return await _record(runtime, task, schedule_look(runtime, moved), Event.ACCEPTED)
 
 
-async def _record_lost(runtime: Runtime, task: Task) -> Task:
-    moved = advance(task, Event.LOST, runtime.clock.now_ms())
-    return await _record(runtime, task, moved, Event.LOST)
-
-
-async def _record_refused(runtime: Runtime, attempt: _Attempt, error: GatewayError) -> Task:
-    """Record a definite no; raise it to a client that still waits for it."""
-    attempt.is_decided = True
-    if isinstance(error, UpstreamAccount):
-        runtime.log.error(
-            "upstream.account_refused",
-            upstream=attempt.task.route.upstream,
-            credential=attempt.task.route.credential,
-            reason="; ".join([error.message, *getattr(error, "__notes__", ())]),
-        )
-    event = Event.REFUSED_LATE if attempt.is_id_given else Event.REFUSED
-    moved = replace(
-        advance(attempt.task, event, runtime.clock.now_ms()),
-        error=TaskError(error.public_code, error.message),
+def _log_lost(
+    runtime: Runtime, attempt: _Attempt, task: Task, reason: str, outcome: _Outcome | None = None
+) -> None:
+    submission = outcome.submission if outcome is not None else None
+    runtime.log.error(
+        "task.submission_lost",
+        task_id=task.id,
+        request_id=attempt.request_id,
+        upstream=task.route.upstream,
+        upstream_task_id=submission.upstream_task_id if submission is not None else None,
+        reason=reason,
     )
-    task = await _record(runtime, attempt.task, moved, event)
-    if attempt.is_id_given:
-        return task
-    raise error
-
-
-async def _record(runtime: Runtime, before: Task, after: Task, event: Event) -> Task:
-    """Commit the outcome. If the store refuses, the row stays reserved until it is swept."""
-    try:
-        is_first = await record_move(runtime, before, after, event)
-    except StorageUnavailable as error:
-        runtime.log.exception("task.submission_lost", task_id=before.id, exc_info=error)
-        return before
-    if not is_first:
-        raise InternalError("The task was moved by another worker.")
-    return after

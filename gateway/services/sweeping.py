@@ -12,7 +12,7 @@ from gateway.services.moves import dump_request, record_move
 from gateway.storage import requests, tasks
 from gateway.storage.requests import StoredRequest
 
-_ROWS_PER_SWEEP_MAX: Final = 200
+_ROWS_PER_BATCH: Final = 200
 
 
 async def sweep_lost_submissions(runtime: Runtime) -> int:
@@ -21,20 +21,26 @@ async def sweep_lost_submissions(runtime: Runtime) -> int:
     Their process died, or could not write the outcome: bytes may have left, so nothing is assumed.
     """
     now_ms = runtime.clock.now_ms()
-    lost = await runtime.db.read(tasks.find_lost, now_ms, _ROWS_PER_SWEEP_MAX)
-    for task in lost:
-        runtime.log.warning("task.submission_lost", task_id=task.id, upstream=task.route.upstream)
-        await record_move(runtime, task, advance(task, Event.LOST, now_ms), Event.LOST)
-    return len(lost)
+    count = 0
+    while lost := await runtime.db.read(tasks.find_lost, now_ms, _ROWS_PER_BATCH):
+        for task in lost:
+            runtime.log.warning(
+                "task.submission_lost", task_id=task.id, upstream=task.route.upstream
+            )
+            await record_move(runtime, task, advance(task, Event.LOST, now_ms), Event.LOST)
+        count += len(lost)
+    return count
 
 
 async def sweep_requests(runtime: Runtime) -> int:
     """Replace stored requests past their retention by their hashes; return how many."""
-    expired = await runtime.db.read(
-        requests.find_expired, runtime.clock.now_ms(), _ROWS_PER_SWEEP_MAX
-    )
-    await hash_requests(runtime, expired)
-    return len(expired)
+    count = 0
+    while expired := await runtime.db.read(
+        requests.find_expired, runtime.clock.now_ms(), _ROWS_PER_BATCH
+    ):
+        await hash_requests(runtime, expired)
+        count += len(expired)
+    return count
 
 
 async def hash_requests(runtime: Runtime, stored: Sequence[StoredRequest]) -> None:

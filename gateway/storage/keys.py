@@ -83,6 +83,22 @@ def set_expiry(
     )
 
 
+def replace(
+    conn: sa.Connection, old_id: str, ends_at_ms: int, new: Key, events: Sequence[AuditEvent]
+) -> bool:
+    """Add `new` and let the old key end, both or neither. False if the old one can't be changed."""
+    ended = conn.execute(
+        sa.update(keys)
+        .where(keys.c.id == old_id, keys.c.revoked_at_ms.is_(None))
+        .values(expires_at_ms=ends_at_ms)
+    )
+    if ended.rowcount == 0 or not insert(conn, new, events[0]):
+        return False
+    for event in events[1:]:
+        audit.add(conn, event)
+    return True
+
+
 def _change(conn: sa.Connection, statement: sa.Update, event: AuditEvent) -> bool:
     if conn.execute(statement).rowcount == 0:
         return False

@@ -111,8 +111,14 @@ class PostgresDatabase:
             raise StorageUnavailable("The store has too much to do.", retry_after_s=1)
         task = asyncio.get_running_loop().create_task(self._server.run(engine, fn))
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._let_go)
         return await asyncio.shield(task)
+
+    def _let_go(self, task: asyncio.Task[Any]) -> None:
+        """Forget a task that ended. If nobody waits any more, asyncio would log its error."""
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()
 
     async def _listen(self, on_change: Callable[[Change], None]) -> None:
         """Report changes until the connection is lost."""

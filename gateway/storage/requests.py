@@ -56,6 +56,12 @@ def find_expired(conn: sa.Connection, now_ms: int, limit: int) -> Sequence[Store
     )
 
 
+def lock(conn: sa.Connection, task_id: str) -> StoredRequest | None:
+    """Return a task's request for changing it; nobody else changes it before we are done."""
+    found = sa.select(task_requests).where(task_requests.c.task_id == task_id).with_for_update()
+    return next(iter(_read(conn, found)), None)
+
+
 def page_requests(
     conn: sa.Connection, selector: RequestSelector, after_id: str, limit: int
 ) -> Sequence[StoredRequest]:

@@ -98,7 +98,11 @@ _FOLLOWED: Final = (
 _NEXT_DUE_AT: Final = sa.select(sa.func.min(tasks.c.next_poll_at_ms)).where(*_FOLLOWED)
 _DUE: Final = (
     sa.select(tasks.c.id)
-    .where(*_FOLLOWED, tasks.c.next_poll_at_ms <= sa.bindparam("now_ms"))
+    .where(
+        *_FOLLOWED,
+        (tasks.c.next_poll_at_ms <= sa.bindparam("now_ms"))
+        | (tasks.c.next_poll_at_ms > sa.bindparam("far_ms")),
+    )
     .order_by(tasks.c.next_poll_at_ms)
     .limit(sa.bindparam("count_max"))
     .with_for_update(skip_locked=True)
@@ -180,18 +184,28 @@ def next_due_at(conn: sa.Connection, upstream: str, credential: str) -> int | No
     return due_at_ms
 
 
+def count_followed(conn: sa.Connection) -> Mapping[tuple[str, str], int]:
+    """Return how many tasks are to be followed, by upstream and credential."""
+    route = (tasks.c.upstream, tasks.c.credential)
+    is_followed = tasks.c.state.in_(sorted(OBSERVED))
+    rows = conn.execute(sa.select(*route, sa.func.count()).where(is_followed).group_by(*route))
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
 def claim_due(
     conn: sa.Connection,
     upstream: str,
     credential: str,
     *,
     now_ms: int,
+    far_ms: int,
     lease_until_ms: int,
     limit: int,
 ) -> Sequence[Task]:
     """Lease up to `limit` of the credential's tasks whose look is due, the longest due first.
 
-    No two callers get the same task before the lease ends: it is the next look's new time.
+    No two callers get the same task before the lease ends: it is the next look's new time. No look
+    is ever planned after `far_ms`: one that is was planned by a clock that went wrong, and is due.
     """
     rows = conn.execute(
         _CLAIM_DUE,
@@ -199,6 +213,7 @@ def claim_due(
             "at_upstream": upstream,
             "by_credential": credential,
             "now_ms": now_ms,
+            "far_ms": far_ms,
             "lease_until_ms": lease_until_ms,
             "count_max": limit,
         },

@@ -1,6 +1,7 @@
 """Runs the loops. A half-alive process can't exist: a loop that dies takes the process down."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -8,7 +9,7 @@ from typing import Final
 from gateway.errors import GatewayError
 from gateway.ports import Runtime
 
-_FAILURES_MAX: Final = 20
+_DEFECTS_MAX: Final = 20
 _BACK_OFF_S_MAX: Final = 30.0
 
 
@@ -37,20 +38,25 @@ async def _run_loop(runtime: Runtime, loop: Loop) -> None:
     while True:
         try:
             await loop.run(runtime)
-        except GatewayError as error:
-            failure_count += 1
-            runtime.log.warning("worker.loop_failed", loop=loop.name, exc_info=error)
         except Exception as error:
             failure_count += 1
-            defect_count += 1
-            runtime.log.exception("worker.loop_failed", loop=loop.name, exc_info=error)
-            if defect_count >= _FAILURES_MAX:
+            defect_count = 0 if _is_weather(error) else defect_count + 1
+            level = logging.WARNING if _is_weather(error) else logging.ERROR
+            runtime.log.log(level, "worker.loop_failed", loop=loop.name, exc_info=error)
+            if defect_count >= _DEFECTS_MAX:
                 runtime.log.exception("worker.loop_died", loop=loop.name, exc_info=error)
                 raise
         else:
             failure_count = defect_count = 0
             runtime.metrics.loop_last_success.set(runtime.clock.now_ms() / 1000, loop.name)
         await runtime.clock.sleep(_pause_s(loop, failure_count))
+
+
+def _is_weather(error: Exception) -> bool:
+    """Whether `error`, or all of its group, is a GatewayError."""
+    if isinstance(error, ExceptionGroup):
+        return error.split(GatewayError)[1] is None
+    return isinstance(error, GatewayError)
 
 
 def _pause_s(loop: Loop, failure_count: int) -> float:

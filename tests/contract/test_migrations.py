@@ -242,7 +242,9 @@ FREQUENT: Mapping[str, Callable[[sa.Connection], object]] = {
         conn, a_task(), moved(a_task(), Event.ACCEPTED), Event.ACCEPTED
     ),
     "next_due_at": lambda conn: tasks.next_due_at(conn, "u", "c"),
-    "claim_due": lambda conn: tasks.claim_due(conn, "u", "c", now_ms=1, lease_until_ms=2, limit=10),
+    "claim_due": lambda conn: tasks.claim_due(
+        conn, "u", "c", now_ms=1, far_ms=9, lease_until_ms=2, limit=10
+    ),
     "find_lost": lambda conn: tasks.find_lost(conn, 1, 10),
     "count_unfinished": tasks.count_unfinished,
     "find_expired": lambda conn: requests.find_expired(conn, 1, 10),

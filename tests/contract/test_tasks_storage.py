@@ -279,6 +279,7 @@ def claim(database: Database, now_ms: int, limit: int, credential: str = "main")
         "ark",
         credential,
         now_ms=now_ms,
+        far_ms=now_ms + 600_000,
         lease_until_ms=now_ms + 60_000,
         limit=limit,
     )

@@ -9,12 +9,14 @@ from gateway.domain.keys import Principal
 from gateway.domain.tasks import Observation, Task, TaskState
 from gateway.errors import TaskNotFound, UpstreamTimeout
 from gateway.ports import Runtime
-from gateway.services.observing import observe_due
+from gateway.services.cancelling import cancel_task
+from gateway.services.observing import find_orphans, observe_due
 from gateway.services.status import TaskQuery, get_task, list_tasks, wait_for_change
-from gateway.services.submission import cancel_task, submit_task
+from gateway.services.submission import submit_task
 from gateway.storage import tasks
 from tests.support.clock import FakeClock
 from tests.support.fake_upstream import FakeUpstream
+from tests.support.gated_database import GatedDatabase
 
 BODY = {
     "model": "doubao-seedance-1-0-pro-250528",
@@ -296,3 +298,85 @@ async def test_another_credential_s_tasks_are_left_to_its_own_loop(
 
     assert await observe_due(runtime, upstream, "another") == 0
     assert await observe_due(replace(runtime), upstream, "default") == 1
+
+
+async def test_a_change_during_the_first_read_is_not_slept_through(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = await submit(runtime, principal)
+    runtime.status_cache.clear()
+    database = GatedDatabase(runtime.db)
+    slow = replace(runtime, db=database)
+    database.gate.clear()
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(get_task(slow, principal, task.id))
+        await database.was_read.wait()
+        upstream.shown["up-1"] = DONE
+        await look(runtime, upstream, clock, 30)
+        database.gate.set()
+    old = reading.result()
+
+    waited = await wait_for_change(runtime, principal, task.id, old, 60)
+
+    assert old.task.state is TaskState.QUEUED
+    assert waited.task.state is TaskState.SUCCEEDED
+
+
+async def test_a_thousand_readers_after_a_change_cost_one_read(
+    runtime: Runtime, principal: Principal
+) -> None:
+    task = await submit(runtime, principal)
+    runtime.status_cache.clear()
+    database = GatedDatabase(runtime.db)
+    crowd = replace(runtime, db=database)
+
+    await asyncio.gather(*(get_task(crowd, principal, task.id) for _ in range(1000)))
+
+    assert database.read_count == 1
+
+
+async def test_a_task_seen_between_two_absences_is_given_its_ten_minutes_again(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = await submit(runtime, principal)
+    seen = upstream.shown.pop("up-1")
+    await look(runtime, upstream, clock, 100)
+    upstream.shown["up-1"] = Observation("running", seen.fields)
+    await look(runtime, upstream, clock, 300)
+    del upstream.shown["up-1"]
+    for _ in range(4):
+        await look(runtime, upstream, clock, 100)
+
+    assert (await stored(runtime, task)).state is TaskState.RUNNING
+
+
+async def test_a_clock_that_was_put_back_does_not_stop_the_looks(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = await submit(runtime, principal)
+    upstream.shown["up-1"] = DONE
+
+    assert await look(runtime, upstream, clock, -7200) == 1
+    assert (await stored(runtime, task)).state is TaskState.SUCCEEDED
+
+
+async def test_the_observer_waits_as_long_as_the_upstream_asks(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = await submit(runtime, principal)
+    upstream.read_error = UpstreamTimeout("slow down", retry_after_s=50)
+
+    await look(runtime, upstream, clock, 30)
+
+    next_at_ms = (await stored(runtime, task)).next_poll_at_ms
+    assert next_at_ms is not None
+    assert next_at_ms >= clock.now_ms() + 50_000
+
+
+async def test_tasks_of_an_upstream_that_is_configured_no_more_are_found(
+    runtime: Runtime, principal: Principal
+) -> None:
+    await submit(runtime, principal)
+
+    assert await find_orphans(runtime, runtime.config.upstreams) == {}
+    assert await find_orphans(runtime, ()) == {("fake", "default"): 1}

@@ -2,10 +2,13 @@
 
 import asyncio
 import io
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
+from gateway.clock import SystemClock
 from gateway.config import Config
 from gateway.domain.keys import Principal
 from gateway.domain.tasks import Observation, TaskError, TaskState
@@ -25,9 +28,11 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.ports import Runtime
+from gateway.runtime import DATABASE_FILE
+from gateway.services.cancelling import cancel_task
 from gateway.services.observing import observe_due
 from gateway.services.status import get_task
-from gateway.services.submission import cancel_task, submit_task
+from gateway.services.submission import Submitted, submit_task
 from gateway.services.sweeping import sweep_lost_submissions
 from gateway.storage import tasks
 from tests.support.clock import FakeClock
@@ -296,7 +301,7 @@ async def test_more_submits_than_allowed_at_once_are_turned_away(
     assert len(upstream.submits) == 1
 
 
-async def test_a_reserved_task_of_a_dead_process_becomes_unknown(
+async def test_a_submission_past_its_deadline_is_unknown_until_its_answer_comes_after_all(
     runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
 ) -> None:
     upstream.gate = asyncio.Event()
@@ -307,12 +312,14 @@ async def test_a_reserved_task_of_a_dead_process_becomes_unknown(
         early = await sweep_lost_submissions(runtime)
         clock.advance(200)
         late = await sweep_lost_submissions(runtime)
+        given_up = await states(runtime)
         request.cancel()
     upstream.gate.set()
     await settle(runtime)
 
     assert (early, late) == (0, 1)
-    assert await states(runtime) == [TaskState.UNKNOWN]
+    assert given_up == [TaskState.UNKNOWN]
+    assert await states(runtime) == [TaskState.QUEUED]
 
 
 async def test_cancelling_a_queued_task_cancels_it_upstream_first(
@@ -450,3 +457,84 @@ async def test_an_upstream_that_gives_one_id_twice_gets_the_second_task_lost(
     assert first.state is TaskState.QUEUED
     assert second.state is TaskState.UNKNOWN
     assert second.upstream_task_id is None
+
+
+async def test_a_burst_does_not_pass_the_limit_together(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream
+) -> None:
+    submit = runtime.config.submit.model_copy(update={"in_flight_max": 5})
+    narrow = replace(runtime, config=runtime.config.model_copy(update={"submit": submit}))
+
+    results = await asyncio.gather(
+        *(submit_task(narrow, principal, a_body(), "req") for _ in range(60)),
+        return_exceptions=True,
+    )
+
+    refused = [each for each in results if isinstance(each, Overloaded)]
+    assert len(refused) == 55
+    assert len(upstream.submits) == 5
+
+
+async def test_a_late_refusal_of_a_submission_given_up_as_lost_is_a_failed_task(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    upstream.gate = asyncio.Event()
+    upstream.submit_errors = [UpstreamRejected("No.", code="InvalidParameter", status=400)]
+    async with asyncio.TaskGroup() as group:
+        request = group.create_task(submit_task(runtime, principal, a_body(), "req"))
+        await upstream.asked.wait()
+        clock.advance(1000)
+        await sweep_lost_submissions(runtime)
+        request.cancel()
+    upstream.gate.set()
+    await settle(runtime)
+
+    assert await states(runtime) == [TaskState.FAILED]
+
+
+class TestLockedStore:
+    """Another process holds the database's write lock for longer than a write waits."""
+
+    @pytest.fixture
+    def config(self, config: Config) -> Config:
+        storage = config.storage.model_copy(update={"lock_timeout_s": 0.05})
+        return config.model_copy(update={"storage": storage})
+
+    @pytest.mark.parametrize("is_refused", [False, True])
+    async def test_an_outcome_is_kept_until_the_store_takes_it(
+        self,
+        runtime: Runtime,
+        principal: Principal,
+        upstream: FakeUpstream,
+        *,
+        is_refused: bool,
+    ) -> None:
+        runtime = replace(runtime, clock=SystemClock())
+        upstream.gate = asyncio.Event()
+        if is_refused:
+            upstream.submit_errors = [UpstreamRejected("No.", code="InvalidParameter", status=400)]
+        path = runtime.config.data_dir / DATABASE_FILE
+        with closing(sqlite3.connect(path, isolation_level=None)) as rival:
+            async with asyncio.TaskGroup() as group:
+                request = group.create_task(_outcome(runtime, principal))
+                await upstream.asked.wait()
+                rival.execute("BEGIN IMMEDIATE")
+                upstream.gate.set()
+            rival.execute("ROLLBACK")
+        await settle(runtime)
+
+        if is_refused:
+            assert isinstance(request.result(), UpstreamRejected)
+            assert await states(runtime) == [TaskState.REJECTED]
+        else:
+            assert isinstance(request.result(), Submitted)
+            stored = await runtime.db.read(tasks.find, upstream.submits[0].attempt_id)
+            assert stored is not None
+            assert (stored.task.state, stored.task.upstream_task_id) == (TaskState.QUEUED, "up-1")
+
+
+async def _outcome(runtime: Runtime, principal: Principal) -> Submitted | UpstreamRejected:
+    try:
+        return await submit_task(runtime, principal, a_body(), "req")
+    except UpstreamRejected as error:
+        return error

@@ -10,6 +10,7 @@ import pytest
 from gateway.observability.logging import EVENTS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+LOGGING_METHODS = {"debug", "info", "warning", "error", "exception", "log", "write"}
 FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 60
 SOURCES = sorted(
@@ -48,13 +49,11 @@ def logged_events() -> set[str]:
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
-                and node.func.attr in {"debug", "info", "warning", "error", "exception", "write"}
-                and node.args
-                and isinstance(node.args[0], ast.Constant)
-                and isinstance(node.args[0].value, str)
-                and re.fullmatch(r"[a-z]+\.[a-z_]+", node.args[0].value)
+                and node.func.attr
+                in {"debug", "info", "warning", "error", "exception", "log", "write"}
             ):
-                found.add(node.args[0].value)
+                words = [each.value for each in node.args if isinstance(each, ast.Constant)]
+                found |= {word for word in words if re.fullmatch(r"[a-z]+\.[a-z_]+", str(word))}
     return found
 
 

@@ -26,8 +26,16 @@ def an_entry(task_id: str = "t", version: int = 1, read_at_s: float = 0.0) -> En
     return Entry(task, None, read_at_s)
 
 
-def a_cache(entries_max: int = 10, waiters_max: int = 10) -> StatusCache:
-    return StatusCache(entries_max, age_s_max=60, waiters_max=waiters_max)
+def a_cache(
+    entries_max: int = 10, waiters_max: int = 10, bytes_max: int = 10**6, share: int = 10
+) -> StatusCache:
+    return StatusCache(
+        entries_max,
+        bytes_max=bytes_max,
+        age_s_max=60,
+        waiters_max=waiters_max,
+        waiters_project_max=share,
+    )
 
 
 def test_an_older_version_never_replaces_a_newer_one() -> None:
@@ -84,7 +92,7 @@ async def test_a_waiter_is_woken_by_a_new_version_only() -> None:
     cache = a_cache()
     cache.put(an_entry(version=1))
     async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(cache.wait("t", 30))
+        waiting = group.create_task(cache.wait("t", 30, "proj"))
         await asyncio.sleep(0)
         cache.put(an_entry(version=1))
         await asyncio.sleep(0)
@@ -97,7 +105,7 @@ async def test_a_waiter_is_woken_by_a_new_version_only() -> None:
 async def test_a_waiter_is_woken_by_a_drop_of_what_is_not_kept() -> None:
     cache = a_cache()
     async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(cache.wait("t", 30))
+        waiting = group.create_task(cache.wait("t", 30, "proj"))
         await asyncio.sleep(0)
         cache.drop("t", version=5)
 
@@ -107,17 +115,17 @@ async def test_a_waiter_is_woken_by_a_drop_of_what_is_not_kept() -> None:
 async def test_waiting_ends_with_its_time_and_leaves_nothing_behind() -> None:
     cache = a_cache()
 
-    assert await cache.wait("t", 0.01) is False
+    assert await cache.wait("t", 0.01, "proj") is False
     assert not cache._waiters
 
 
 async def test_more_waiters_than_allowed_are_answered_at_once() -> None:
     cache = a_cache(waiters_max=1)
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(cache.wait("t", 30))
+        first = group.create_task(cache.wait("t", 30, "proj"))
         await asyncio.sleep(0)
 
-        assert await cache.wait("t", 30) is False
+        assert await cache.wait("t", 30, "proj") is False
 
         cache.wake_all()
 
@@ -151,3 +159,39 @@ def test_a_flood_of_refused_keys_leaves_the_good_ones_alone() -> None:
     assert cache.find(b"good", 0.0) == WHO
     assert cache.is_refused(b"99", 0.0)
     assert not cache.is_refused(b"0", 0.0)
+
+
+async def test_one_project_has_its_share_of_waits_and_no_more() -> None:
+    cache = a_cache(waiters_max=10, share=1)
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(cache.wait("t", 30, "greedy"))
+        await asyncio.sleep(0)
+        assert await cache.wait("t", 30, "greedy") is False
+        other = group.create_task(cache.wait("t", 30, "other"))
+        await asyncio.sleep(0)
+        assert not other.done()
+        cache.wake_all()
+
+    assert first.result() is other.result() is True
+
+
+def test_an_evicted_version_is_not_followed_by_an_older_one() -> None:
+    cache = a_cache(entries_max=1)
+    generation = cache.generation
+    cache.put(an_entry("t", version=2))
+    cache.put(an_entry("other"))
+
+    cache.put_if_current(an_entry("t", version=1), generation)
+
+    assert cache.find("t", 0) == (None, "miss")
+
+
+def test_the_cache_is_bounded_in_bytes() -> None:
+    cache = a_cache(entries_max=1000, bytes_max=100_000)
+    for number in range(100):
+        entry = an_entry(str(number))
+        entry.echo = "x" * 10_000
+        cache.put(entry)
+
+    assert len(cache) == 3
+    assert cache.find("99", 0)[1] == "hit"

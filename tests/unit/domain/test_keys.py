@@ -71,7 +71,7 @@ def test_a_key_ends_at_its_expiry_and_at_its_revocation() -> None:
     assert a_key(expires_at_ms=100).is_valid(99)
     assert not a_key(expires_at_ms=100).is_valid(100)
     assert not a_key(revoked_at_ms=100).is_valid(100)
-    assert a_key(revoked_at_ms=100).is_valid(99)
+    assert not a_key(revoked_at_ms=100).is_valid(99)
 
 
 def test_an_empty_allow_list_allows_every_model() -> None:

@@ -1,0 +1,86 @@
+"""Cancel and delete: where money can still be saved."""
+
+from typing import Final
+
+from gateway.domain.keys import Principal
+from gateway.domain.tasks import TERMINAL, Event, Task, TaskState, advance
+from gateway.errors import (
+    CancellationUnsupported,
+    RunningTaskDeletion,
+    SubmissionUnconfirmed,
+    TaskNotFound,
+)
+from gateway.ports import Runtime
+from gateway.services.moves import record_move
+from gateway.services.observing import look_at, upstream_of
+from gateway.services.status import get_task, no_such_task
+from gateway.storage import tasks
+
+_UNCONFIRMED_RETRY_S: Final = 10
+
+
+async def cancel_task(runtime: Runtime, principal: Principal, task_id: str) -> None:
+    """Cancel a queued task, or take a finished one out of the client's view.
+
+    The upstream's DELETE removes a finished record together with its usage, so a task that we know
+    as queued is looked at first, and only one that is still queued is cancelled.
+
+    Raises: TaskNotFound, RunningTaskDeletion, SubmissionUnconfirmed, CancellationUnsupported, or
+    the UpstreamFault of a call whose outcome the observer will find out.
+    """
+    task = (await get_task(runtime, principal, task_id)).task
+    if task.state not in TERMINAL and await cancel_unfinished(runtime, task):
+        return
+    if not await runtime.db.write(
+        tasks.hide, principal.project_id, task.id, runtime.clock.now_ms()
+    ):
+        raise no_such_task(task_id)
+    runtime.status_cache.drop(task.id)
+
+
+async def cancel_unfinished(runtime: Runtime, task: Task) -> bool:
+    """Cancel a queued task; False if a look at it shows that it has ended by itself.
+
+    Raises: what `cancel_task` raises.
+    """
+    if task.state is TaskState.QUEUED:
+        task = await look_at(runtime, task)
+    if task.state in {TaskState.RESERVED, TaskState.UNKNOWN}:
+        raise SubmissionUnconfirmed(
+            f"The submission of task {task.id} is not confirmed yet; try again later.",
+            param="id",
+            retry_after_s=_UNCONFIRMED_RETRY_S,
+        )
+    if task.state is TaskState.RUNNING:
+        raise _running(task)
+    if task.state in TERMINAL:
+        return False
+    await _cancel_upstream(runtime, task)
+    return True
+
+
+async def _cancel_upstream(runtime: Runtime, task: Task) -> None:
+    upstream = upstream_of(runtime, task)
+    if not upstream.supports_cancel:
+        raise CancellationUnsupported(
+            f"Task {task.id} is queued at an upstream that can't cancel tasks.", param="id"
+        )
+    assert task.upstream_task_id is not None  # noqa: S101 - the state says so
+    try:
+        await upstream.cancel(task.route.credential, task.upstream_task_id)
+    except RunningTaskDeletion as error:
+        raise _running(task) from error
+    except TaskNotFound as error:
+        raise SubmissionUnconfirmed(
+            f"The state of task {task.id} is being checked; try again later.",
+            param="id",
+            retry_after_s=_UNCONFIRMED_RETRY_S,
+        ) from error
+    moved = advance(task, Event.CANCELLED, runtime.clock.now_ms())
+    await record_move(runtime, task, moved, Event.CANCELLED)
+
+
+def _running(task: Task) -> RunningTaskDeletion:
+    return RunningTaskDeletion(
+        f"The task {task.id} can't be deleted because it is currently running.", param="id"
+    )
