@@ -64,11 +64,13 @@ class ServerConfig(Section):
         default=2, description="Large bodies being parsed at once."
     )
     body_concurrency_max: Count = Field(
-        default=64, description="Bodies being received at once; more get 503."
+        default=1024,
+        description="Bodies being received at once, half of them of one project; more get 503.",
     )
     bodies_bytes_max: Count = Field(
         default=256 * 1024 * 1024,
-        description="Bytes of all bodies held at once; a body that passes it gets 503.",
+        description="Bytes of all bodies held at once, half of them of one project; a body that "
+        "passes it gets 503.",
     )
     head_timeout_s: Seconds = Field(
         default=75.0, description="Time that a request's head has to arrive."

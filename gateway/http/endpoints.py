@@ -55,9 +55,19 @@ METHODS: Final = frozenset({"HEAD", *(e.method for e in ENDPOINTS)})
 """No operation has another: a request with one needs no key to be told what is allowed."""
 
 
+def find_route(path: str) -> str | None:
+    """Return the template that `path` matches, whether or not it will be answered."""
+    if path in _PATHS:
+        return path
+    parent, _, last = path.rpartition("/")
+    return _PARENTS.get(parent) if last else None
+
+
 def is_public(path: str) -> bool:
     """Whether `path` is answered without a key; anything that is not listed needs one."""
     return path in _PUBLIC_PATHS or path.startswith(DOCS_PATH + "/")
 
 
+_PATHS: Final = frozenset(e.path for e in ENDPOINTS if "{" not in e.path)
+_PARENTS: Final = {e.path.rpartition("/")[0]: e.path for e in ENDPOINTS if "{" in e.path}
 _PUBLIC_PATHS: Final = frozenset(e.path for e in ENDPOINTS if e.is_public)

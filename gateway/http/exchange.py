@@ -11,6 +11,7 @@ from gateway.errors import Unauthenticated
 
 HeaderLine = tuple[bytes, bytes]
 
+UNMATCHED: Final = "unmatched"
 JSON: Final = b"application/json"
 NO_STORE: Final = b"no-store"
 REVALIDATE: Final = b"private, no-cache"
@@ -78,7 +79,7 @@ class Exchange:
         self.query: bytes = scope["query_string"]
         self.request_id = request_id
         self.started_s = started_s
-        self.route = "unmatched"
+        self.route = UNMATCHED
         """The template of the path, never the path itself."""
         self.principal: Principal | None = None
         self.task_id: str | None = None

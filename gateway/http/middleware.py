@@ -9,9 +9,9 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import GatewayError, InternalError, InvalidRequest, UpstreamRejected
-from gateway.http.endpoints import METHODS, is_public
+from gateway.http.endpoints import METHODS, find_route, is_public
 from gateway.http.errors import answer_error, as_gateway_error
-from gateway.http.exchange import ClientDisconnected, Exchange
+from gateway.http.exchange import UNMATCHED, ClientDisconnected, Exchange
 from gateway.http.guard import Head, check_head
 from gateway.ids import is_request_id
 from gateway.observability.lines import LineWriter
@@ -72,6 +72,8 @@ class RequestMiddleware:
             raise
         except Exception as error:
             fault = as_gateway_error(error)
+            if exchange.route == UNMATCHED and is_head_clear:  # refused before it was routed
+                exchange.route = find_route(scope["path"]) or UNMATCHED
             self._note(exchange, error, fault)
             if exchange.is_answered:
                 raise  # half an answer is out: the server must cut the connection

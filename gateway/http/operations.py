@@ -89,7 +89,7 @@ class TaskOperations:
                 "The gateway is stopping; send the request again.",
                 retry_after_s=_DRAINING_RETRY_S,
             )
-        with self._gate.enter() as hold:
+        with self._gate.enter(exchange.caller.project_id) as hold:
             submitted = await submission.submit_task(
                 runtime,
                 exchange.caller,

@@ -78,16 +78,16 @@ def read_task_query(query: Query, page_size_max: int) -> TaskQuery:
 def read_wait_s(query: Query, prefer: bytes | None, wait_s_max: float) -> float | None:
     """Return how long the client wants to wait for news, None if it does not say.
 
-    `?wait=` comes before the header `Prefer: wait=`.
+    `?wait=` comes before the header `Prefer: wait=`, of which as much is granted as there is (RFC
+    7240: a preference that can't be met is no error).
 
-    Raises: InvalidRequest, naming `wait`.
+    Raises: InvalidRequest, naming `wait`, for the parameter.
     """
     text = _read_single(query, "wait")
-    if text is None and prefer is not None:
-        found = _PREFERRED_WAIT.search(prefer)
-        text = found[1].decode("latin-1") if found is not None else None
     if text is None:
-        return None
+        found = _PREFERRED_WAIT.search(prefer) if prefer is not None else None
+        preferred = found[1].decode("latin-1") if found is not None else ""
+        return min(float(preferred), wait_s_max) if _SECONDS.match(preferred) else None
     if not _SECONDS.match(text) or float(text) > wait_s_max:
         _refuse("wait", "is not valid", f"0 to {wait_s_max:g} seconds")
     return float(text)

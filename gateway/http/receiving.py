@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Mapping
 from io import BytesIO
 from types import TracebackType
@@ -22,7 +23,10 @@ _UTF8: Final = (b"utf-8", b"utf8")
 
 
 class BodyGate:
-    """Bounds how many bodies are being received at once, and the bytes that all of them hold."""
+    """Bounds how many bodies are being received at once, and the bytes that all of them hold.
+
+    A project gets half of either at most, so that none can keep the others out.
+    """
 
     def __init__(self, server: ServerConfig) -> None:
         self.server = server
@@ -30,28 +34,48 @@ class BodyGate:
         self.parsing = asyncio.Semaphore(server.body_parse_concurrency_max)
         self.receiving_count = 0
         self.held_bytes = 0
+        self.receiving_by_project: Counter[str] = Counter()
+        self.held_by_project: Counter[str] = Counter()
 
-    def enter(self) -> "BodyHold":
+    def enter(self, project_id: str) -> "BodyHold":
         """Let one more body in. Raises: Overloaded."""
-        if self.receiving_count >= self.server.body_concurrency_max:
+        count_max = self.server.body_concurrency_max
+        if self.receiving_count >= count_max or self.receiving_by_project[project_id] >= max(
+            1, count_max // 2
+        ):
             raise _too_busy()
-        return BodyHold(self)
+        return BodyHold(self, project_id)
+
+    def hold(self, project_id: str, count_bytes: int) -> None:
+        """Count bytes received, or by a negative number given back."""
+        self.held_bytes += count_bytes
+        self.held_by_project[project_id] += count_bytes
+        if not self.held_by_project[project_id]:
+            del self.held_by_project[project_id]
+
+    def is_full(self, project_id: str) -> bool:
+        """Whether all bodies together, or the project's, hold too much; one body always fits."""
+        bytes_max = self.server.bodies_bytes_max
+        share_max = max(bytes_max // 2, self.server.body_bytes_max)
+        return self.held_bytes > bytes_max or self.held_by_project[project_id] > share_max
 
 
 class BodyHold:
     """One body's share of the gate: a place until it has arrived, its bytes until the end."""
 
-    def __init__(self, gate: BodyGate) -> None:
+    def __init__(self, gate: BodyGate, project_id: str) -> None:
         self._gate = gate
+        self._project_id = project_id
         self._held_bytes = 0
         self._is_receiving = True
         gate.receiving_count += 1
+        gate.receiving_by_project[project_id] += 1
 
     def take(self, count_bytes: int) -> None:
         """Note bytes received. Raises: Overloaded if all bodies together hold too many."""
         self._held_bytes += count_bytes
-        self._gate.held_bytes += count_bytes
-        if self._gate.held_bytes > self._gate.server.bodies_bytes_max:
+        self._gate.hold(self._project_id, count_bytes)
+        if self._gate.is_full(self._project_id):
             raise _too_busy()
 
     def arrived(self) -> None:
@@ -59,6 +83,9 @@ class BodyHold:
         if self._is_receiving:
             self._is_receiving = False
             self._gate.receiving_count -= 1
+            self._gate.receiving_by_project[self._project_id] -= 1
+            if not self._gate.receiving_by_project[self._project_id]:
+                del self._gate.receiving_by_project[self._project_id]
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +97,7 @@ class BodyHold:
         trace: TracebackType | None,
     ) -> None:
         self.arrived()
-        self._gate.held_bytes -= self._held_bytes
+        self._gate.hold(self._project_id, -self._held_bytes)
 
 
 async def receive_object(exchange: Exchange, gate: BodyGate, hold: BodyHold) -> dict[str, object]:

@@ -17,20 +17,26 @@ from gateway.services.status import get_task, no_such_task
 from gateway.storage import tasks
 
 _UNCONFIRMED_RETRY_S: Final = 10
+_CANCEL_REPEATED_S: Final = 60
 
 
 async def cancel_task(runtime: Runtime, principal: Principal, task_id: str) -> None:
     """Cancel a queued task, or take a finished one out of the client's view.
 
     The upstream's DELETE removes a finished record together with its usage, so a task that we know
-    as queued is looked at first, and only one that is still queued is cancelled.
+    as queued is looked at first, and only one that is still queued is cancelled. One that has ended
+    meanwhile stays in view: its client has not seen its end.
 
     Raises: TaskNotFound, RunningTaskDeletion, SubmissionUnconfirmed, CancellationUnsupported, or
     the UpstreamFault of a call whose outcome the observer will find out.
     """
     task = (await get_task(runtime, principal, task_id)).task
-    if task.state not in TERMINAL and await cancel_unfinished(runtime, task):
+    if task.state not in TERMINAL:
+        await cancel_unfinished(runtime, task)
         return
+    age_s = (runtime.clock.now_ms() - task.updated_at_ms) / 1000
+    if task.state is TaskState.CANCELLED and age_s < _CANCEL_REPEATED_S:
+        return  # the same cancel once more: SDKs repeat one whose answer was lost
     if not await runtime.db.write(
         tasks.hide, principal.project_id, task.id, runtime.clock.now_ms()
     ):

@@ -22,7 +22,7 @@ from gateway.domain.tasks import (
     event_of,
     observe,
 )
-from gateway.errors import UpstreamAccount, UpstreamFault
+from gateway.errors import UpstreamAccount, UpstreamFault, UpstreamRejected
 from gateway.ports import Runtime, Upstream
 from gateway.services.moves import record_move
 from gateway.storage import tasks
@@ -144,29 +144,40 @@ async def _look_by_list(runtime: Runtime, upstream: Upstream, due: Sequence[Task
     try:
         seen = await upstream.observe_many(due[0].route.credential, list(by_id))
     except UpstreamFault as error:
+        # A list that fails says nothing about single reads: they go on alone.
         _log_failure(runtime, upstream, error)
-        await _reschedule(runtime, due, error.retry_after_s)
-        return
+        seen = {}
     await _apply(runtime, [(by_id[key], seen[key]) for key in by_id if key in seen])
     await _look_one_by_one(runtime, upstream, [by_id[key] for key in by_id if key not in seen])
 
 
 async def _look_one_by_one(runtime: Runtime, upstream: Upstream, due: Sequence[Task]) -> None:
+    """Look at tasks singly, a few at once, until the upstream proves to be away."""
+    failures: list[UpstreamFault] = []
     gate = asyncio.Semaphore(runtime.config.observer.looks_concurrency_max)
     async with asyncio.TaskGroup() as group:
         for task in due:
-            group.create_task(_look_singly(runtime, upstream, task, gate))
+            group.create_task(_look_singly(runtime, upstream, task, gate, failures))
 
 
 async def _look_singly(
-    runtime: Runtime, upstream: Upstream, task: Task, gate: asyncio.Semaphore
+    runtime: Runtime,
+    upstream: Upstream,
+    task: Task,
+    gate: asyncio.Semaphore,
+    failures: list[UpstreamFault],
 ) -> None:
     assert task.upstream_task_id is not None  # noqa: S101 - only accepted tasks are due
     async with gate:
+        if failures:
+            await _reschedule(runtime, [task], failures[0].retry_after_s)
+            return
         try:
             observation = await upstream.observe(task.route.credential, task.upstream_task_id)
         except UpstreamFault as error:
             _log_failure(runtime, upstream, error)
+            if not isinstance(error, UpstreamRejected):  # which concerns this task alone
+                failures.append(error)
             await _reschedule(runtime, [task], error.retry_after_s)
             return
     if observation is None:

@@ -6,7 +6,7 @@ nothing. A client that stays gets the upstream's own answer, or after `submit.cl
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -260,11 +260,11 @@ async def _send(runtime: Runtime, attempt: _Attempt, task: Task) -> _Outcome:
     try:
         submission = await _send_until_it_leaves(runtime, attempt, task)
     except UpstreamAmbiguous as error:
-        _log_lost(runtime, attempt, task, error.message)
+        _log_lost(runtime, attempt, task, "; ".join([error.message, *_notes_of(error)]))
         return _Outcome(Event.LOST)
     except GatewayError as error:
         if isinstance(error, UpstreamAccount):
-            _log_account(runtime, task, error)
+            _log_account(runtime, attempt, task, error)
         # Its traceback's frames hold the attempt, and the attempt will hold the refusal: that ring
         # would keep the request in memory until garbage is collected.
         return _Outcome(Event.REFUSED, refusal=error.with_traceback(None))
@@ -372,12 +372,19 @@ def _event_in(state: TaskState, outcome: _Outcome, *, is_id_given: bool) -> Even
     return outcome.event
 
 
-def _log_account(runtime: Runtime, task: Task, error: UpstreamAccount) -> None:
+def _notes_of(error: Exception) -> Sequence[str]:
+    """Return what the adapter noted for operators, beside the words for clients."""
+    return getattr(error, "__notes__", ())
+
+
+def _log_account(runtime: Runtime, attempt: _Attempt, task: Task, error: UpstreamAccount) -> None:
     runtime.log.error(
         "upstream.account_refused",
+        task_id=task.id,
+        request_id=attempt.request_id,
         upstream=task.route.upstream,
         credential=task.route.credential,
-        reason="; ".join([error.message, *getattr(error, "__notes__", ())]),
+        reason="; ".join([error.message, *_notes_of(error)]),
     )
 
 

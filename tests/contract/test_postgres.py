@@ -81,7 +81,7 @@ async def test_runs_a_transaction_again_after_a_deadlock(server: Database) -> No
 
     await asyncio.gather(server.write(lock, "ab"), server.write(lock, "ba"))
 
-    assert len(runs) == 3
+    assert len(runs) > 2  # the second run of one may meet the other again
     assert await server.read(times) == [2, 2]
 
 

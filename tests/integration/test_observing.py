@@ -7,7 +7,7 @@ import pytest
 
 from gateway.domain.keys import Principal
 from gateway.domain.tasks import Observation, Task, TaskState
-from gateway.errors import TaskNotFound, UpstreamTimeout
+from gateway.errors import TaskNotFound, UpstreamRejected, UpstreamTimeout
 from gateway.ports import Runtime
 from gateway.services.cancelling import cancel_task
 from gateway.services.observing import find_orphans, observe_due
@@ -98,6 +98,31 @@ async def test_many_due_tasks_are_looked_at_by_one_list_call(
     assert len(upstream.lists) == 1
     assert upstream.gets == ["up-3"]
     assert {(await stored(runtime, task)).state for task in made} == {TaskState.RUNNING}
+
+
+async def test_a_list_that_fails_does_not_keep_tasks_from_single_reads(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    made = [await submit(runtime, principal) for _ in range(30)]
+    for number in range(1, 31):
+        upstream.shown[f"up-{number}"] = Observation("running", {})
+    upstream.list_error = UpstreamRejected("No such path.", code="NotFound", status=404)
+
+    await look(runtime, upstream, clock, 90)
+
+    assert {(await stored(runtime, task)).state for task in made} == {TaskState.RUNNING}
+
+
+async def test_an_upstream_that_is_away_is_not_asked_for_each_task(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    for _ in range(30):
+        await submit(runtime, principal)
+    upstream.read_error = UpstreamTimeout("no answer")
+
+    await look(runtime, upstream, clock, 90)
+
+    assert len(upstream.gets) <= runtime.config.observer.looks_concurrency_max
 
 
 async def test_an_upstream_without_list_is_asked_one_by_one(

@@ -346,6 +346,22 @@ async def test_a_task_that_ended_meanwhile_is_not_deleted_upstream_with_its_usag
     assert stored is not None
     assert stored.task.state is TaskState.SUCCEEDED
     assert stored.task.fields == {"usage": {"completion_tokens": 7}}
+    assert (await get_task(runtime, principal, task.id)).task.state is TaskState.SUCCEEDED
+
+
+async def test_a_cancel_that_is_repeated_changes_nothing_and_a_later_delete_hides_the_task(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = (await submit_task(runtime, principal, a_body(), "req")).task
+
+    await asyncio.gather(*(cancel_task(runtime, principal, task.id) for _ in range(8)))
+    clock.advance(30)
+    await cancel_task(runtime, principal, task.id)
+    repeated = await get_task(runtime, principal, task.id)
+    clock.advance(31)
+    await cancel_task(runtime, principal, task.id)
+
+    assert repeated.task.state is TaskState.CANCELLED
     with pytest.raises(TaskNotFound):
         await get_task(runtime, principal, task.id)
 

@@ -30,6 +30,7 @@ class FakeUpstream:
     supports_cancel: bool = True
     submit_errors: list[Exception] = field(default_factory=list)
     read_error: Exception | None = None
+    list_error: Exception | None = None
     cancel_error: Exception | None = None
     shown: dict[str, Observation] = field(default_factory=dict)
     hidden_from_list: set[str] = field(default_factory=set)
@@ -73,8 +74,8 @@ class FakeUpstream:
     ) -> Mapping[str, Observation]:
         del credential
         self.lists.append(upstream_task_ids)
-        if self.read_error is not None:
-            raise self.read_error
+        if error := self.read_error or self.list_error:
+            raise error
         asked = set(upstream_task_ids) - self.hidden_from_list
         return {key: value for key, value in self.shown.items() if key in asked}
 

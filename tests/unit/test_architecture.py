@@ -49,11 +49,10 @@ def logged_events() -> set[str]:
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
-                and node.func.attr
-                in {"debug", "info", "warning", "error", "exception", "log", "write"}
+                and node.func.attr in LOGGING_METHODS
             ):
-                words = [each.value for each in node.args if isinstance(each, ast.Constant)]
-                found |= {word for word in words if re.fullmatch(r"[a-z]+\.[a-z_]+", str(word))}
+                words = [str(each.value) for each in node.args if isinstance(each, ast.Constant)]
+                found |= {word for word in words if re.fullmatch(r"[a-z]+\.[a-z_]+", word)}
     return found
 
 

@@ -92,8 +92,20 @@ async def test_a_wrong_wait_is_refused_by_name(client: httpx.AsyncClient) -> Non
         by_query = await client.get(path, params={"wait": wait})
         assert by_query.status_code == 400
         assert error_of(by_query)["param"] == "wait"
-    by_header = await client.get(path, headers={"Prefer": "respond-async, wait=61"})
-    assert error_of(by_header)["param"] == "wait"
+
+
+async def test_a_preference_is_granted_as_far_as_it_goes(client: httpx.AsyncClient) -> None:
+    task_id = await submit(client)
+    await client.delete(f"{SURFACES[0]}/{task_id}")  # an ended task is answered at once
+
+    granted = await client.get(
+        f"{SURFACES[0]}/{task_id}", headers={"Prefer": "respond-async, wait=100"}
+    )
+    ignored = await client.get(f"{SURFACES[0]}/{task_id}", headers={"Prefer": "wait=abc"})
+
+    assert granted.headers["Preference-Applied"] == "wait=60"
+    assert ignored.status_code == 200
+    assert "Preference-Applied" not in ignored.headers
 
 
 @pytest.mark.parametrize("port", SERVERS, indirect=True)

@@ -37,7 +37,7 @@ def a_receive(chunks: Iterable[bytes], *, ends: bool = True, leaves: bool = Fals
 async def read(receive: Receive, server: ServerConfig | None = None, claimed: bytes = b"") -> bytes:
     gate = BodyGate(server or ServerConfig())
     headers = {b"content-length": claimed} if claimed else {}
-    with gate.enter() as hold:
+    with gate.enter("proj") as hold:
         body = await read_body(receive, headers, gate.server, hold)
         assert gate.held_bytes == len(body)
         assert gate.receiving_count == 1
@@ -84,12 +84,12 @@ async def test_a_client_that_left_is_no_error_of_the_body() -> None:
 
 async def test_only_so_many_bodies_are_received_at_once() -> None:
     gate = BodyGate(ServerConfig(body_concurrency_max=2))
-    with gate.enter(), gate.enter() as second:
+    with gate.enter("one"), gate.enter("other") as second:
         with pytest.raises(Overloaded) as caught:
-            gate.enter()
+            gate.enter("proj")
         second.arrived()
         second.arrived()
-        with gate.enter():
+        with gate.enter("proj"):
             assert gate.receiving_count == 2
 
     assert caught.value.retry_after_s
@@ -98,10 +98,10 @@ async def test_only_so_many_bodies_are_received_at_once() -> None:
 
 async def test_all_bodies_together_hold_only_so_many_bytes() -> None:
     gate = BodyGate(ServerConfig(body_bytes_max=100, bodies_bytes_max=100))
-    with gate.enter() as first:
+    with gate.enter("proj") as first:
         first.take(60)
         first.arrived()
-        with pytest.raises(Overloaded), gate.enter() as second:
+        with pytest.raises(Overloaded), gate.enter("proj") as second:
             second.take(41)
         assert gate.held_bytes == 60
 
@@ -159,7 +159,7 @@ async def test_a_large_body_is_never_held_three_times() -> None:
     )
     tracemalloc.start()
     try:
-        with gate.enter() as hold:
+        with gate.enter("proj") as hold:
             parsed = await receive_object(exchange, gate, hold)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -174,6 +174,28 @@ async def test_a_large_body_is_parsed_like_a_small_one() -> None:
     for body in (b'{"a":1}', b'{"a":1}' + b" " * 100):
         scope = {"method": "POST", "query_string": b""}
         exchange = Exchange(scope, a_receive([body]), no_send, {}, "req", 0.0)
-        with gate.enter() as hold:
+        with gate.enter("proj") as hold:
             assert await receive_object(exchange, gate, hold) == {"a": 1}
         assert exchange.received_bytes == len(body)
+
+
+async def test_a_project_gets_half_of_the_places_and_leaves_the_others_theirs() -> None:
+    gate = BodyGate(ServerConfig(body_concurrency_max=4))
+    with gate.enter("greedy"), gate.enter("greedy"):
+        with pytest.raises(Overloaded):
+            gate.enter("greedy")
+        with gate.enter("other"), gate.enter("third"), pytest.raises(Overloaded):
+            gate.enter("fourth")
+
+    assert not gate.receiving_by_project
+
+
+async def test_a_project_holds_half_of_the_bytes() -> None:
+    gate = BodyGate(ServerConfig(body_bytes_max=10, bodies_bytes_max=100))
+    with gate.enter("greedy") as first, gate.enter("other") as second:
+        first.take(50)
+        second.take(40)
+        with pytest.raises(Overloaded):
+            first.take(1)
+
+    assert not gate.held_by_project
