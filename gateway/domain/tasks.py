@@ -6,7 +6,8 @@ a crash at any instruction leaves a row that says what may have been bought.
     reserved --accepted--> queued --started--> running --> succeeded | failed | expired
        |  \--lost-----> unknown --found--> queued, running or a terminal state
        |                 |   \--absent / disputed / horizon passed--> failed
-       \--rejected / never sent--> rejected      queued --> any later state, also cancelled
+       |\--refused / never sent--> rejected       queued --> any later state, also cancelled
+       \--refused_late--> failed                 queued, running --vanished--> failed
 
 `unknown` means that the upstream may have accepted: nobody may guess, evidence must come.
 `rejected` is kept for audit; its client got the error and no id. A refusal that comes after the

@@ -1,4 +1,4 @@
-"""Who calls. One answer for every kind of wrong key, at the same cost."""
+"""Who calls. One answer for every kind of wrong key, and one cost for every well-formed one."""
 
 from typing import Final
 

@@ -361,6 +361,7 @@ async def test_a_cancel_that_is_repeated_changes_nothing_and_a_later_delete_hide
     clock.advance(31)
     await cancel_task(runtime, principal, task.id)
 
+    assert set(upstream.cancels) == {"up-1"}
     assert repeated.task.state is TaskState.CANCELLED
     with pytest.raises(TaskNotFound):
         await get_task(runtime, principal, task.id)

@@ -154,7 +154,7 @@ def test_queries_of_media_are_stripped_and_nothing_else() -> None:
 
 def test_hashing_leaves_no_text_and_no_address() -> None:
     form = stored(
-        a_text("hidden prompt"),
+        {**a_text("hidden prompt"), "role": "hidden"},
         {**an_image("reference_image", SIGNED_URL), "note": "hidden"},
         {
             "type": "image_url",
@@ -174,7 +174,7 @@ def test_hashing_leaves_no_text_and_no_address() -> None:
     assert "hidden" not in json.dumps(hashed)
     assert (hashed["model"], hashed["duration"]) == (V20, 5)
     content: Any = hashed["content"]
-    assert content[0] == a_text(sha256("hidden prompt"))
+    assert content[0]["text"] == sha256("hidden prompt")
     assert content[1]["image_url"] == {"url": sha256(SIGNED_URL)}
     assert content[1]["role"] == "reference_image"
     assert content[2]["image_url"]["url"] == sha256("asset://hidden")
