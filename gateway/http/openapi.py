@@ -69,7 +69,8 @@ OPERATIONS: Final[Mapping[str, OperationDoc]] = {
     ),
     "list_tasks": OperationDoc(
         "List tasks",
-        "The project's tasks of the last seven days, newest first.",
+        "The project's tasks of the last seven days, newest first. A task whose submission is still "
+        "being answered is listed as queued, and is gone again if it is refused.",
         _AUTHENTICATED,
         parameters=(
             "page_num",
@@ -315,7 +316,12 @@ _PARAMETERS: Final[Json] = {
     "If-None-Match": _parameter(
         "header", "If-None-Match", "ETags that are known, or `*`.", {"type": "string"}
     ),
-    "Prefer": _parameter("header", "Prefer", "`wait=<seconds>`, as above.", {"type": "string"}),
+    "Prefer": _parameter(
+        "header",
+        "Prefer",
+        "`wait=<seconds>`, as above; granted as far as it goes.",
+        {"type": "string"},
+    ),
     "X-Request-Id": _parameter(
         "header",
         "X-Request-Id",

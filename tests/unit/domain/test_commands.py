@@ -1,3 +1,4 @@
+import re
 import time
 from typing import Final
 
@@ -30,10 +31,13 @@ VALUES: Final = {
     "watermark": ["TRUE", "false"],
 }
 DASHES: Final = ["--", "-- ", "---", "––", "−−", "‐‑", "－－", "﹣－", "——", "--\t", "—", "— ", "⸺"]
+PLAIN_COMMAND: Final = re.compile(
+    rf"[-–—]{{2}}\s*({'|'.join(name for names in NAMES.values() for name in names)})(\s|=|\Z)"
+)
 HOSTILE_CHARS: Final = 200_000
 
 _words = st.sampled_from(
-    ["a fox", "雨が降る", "--", "—", "-", "rs", "480p", "seed", "5", "--noaudio"]
+    ["a fox", "雨が降る", "--", "—", "-", "\n", "rs", "480p", "4k.", "seed", "5", "--noaudio"]
 )
 
 
@@ -80,6 +84,7 @@ def test_leaves_no_command_in_a_prompt(text: str) -> None:
     again = lift_commands(lifted.prompt)
     assert again.commands == ()
     assert again.prompt == lifted.prompt
+    assert not PLAIN_COMMAND.search(lifted.prompt)
 
 
 @given(st.text())
@@ -139,10 +144,11 @@ def test_what_stood_around_a_command_is_joined(text: str, prompt: str) -> None:
         "--reſolution 480p",
         "rs 480p",
         "---\nDuration: 5 seconds",
-        "--\nframes of gold",
+        "--\nA fox",
         "a hero — seed of doubt",
         "a hero —ratio of light",
         "a hero—seed 5",
+        "a hero — duration",
         "—",
         "",
     ],
@@ -168,6 +174,14 @@ def test_prose_and_unknown_names_stay_in_the_prompt(text: str) -> None:
         ("--dur == 5", [("duration", "=")]),
         ("-- seed of doubt", [("seed", "of")]),
         ("--\nduration 5", [("duration", "5")]),
+        ("--\nframes of gold", [("frames", "of")]),
+        ("fox --\nresolution 4k.", [("resolution", "4k.")]),
+        ("--\r\n\u2028 dur 15s", [("duration", "15s")]),
+        ("––\nduration", [("duration", "")]),
+        ("--\n\nDuration\n\n", [("duration", "")]),
+        ("— resolution 4k.", [("resolution", "4k.")]),
+        ("—\ndur 15s", [("duration", "15s")]),
+        ("— wm false, then", [("watermark", "false,")]),
         ("--rt 16:9—a dark sky", [("ratio", "16:9")]),
         ("--seed −1", [("seed", "-1")]),
         ("--seed –1", [("seed", "-1")]),

@@ -177,6 +177,42 @@ def test_content_of_commands_alone_lacks_a_prompt() -> None:
 
     assert isinstance(error, MissingParameter)
     assert error.param == "content"
+    assert error.message.endswith("content: a text or media beside the commands.")
+
+
+@pytest.mark.parametrize("text", ["", " \n\u3000"])
+def test_content_of_blank_texts_alone_lacks_a_prompt(text: str) -> None:
+    error = refusal(a_text(text), a_text(text))
+
+    assert isinstance(error, MissingParameter)
+    assert error.param == "content"
+    assert error.message.endswith("content: a text that is not blank, or media.")
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("fox --", "resolution 4k"),
+        ("fox --", "--dur 5", "resolution 4k"),
+        ("fox --", " ", "resolution"),
+        ("fox -", "-resolution 4k"),
+        ("fox --reso", "lution 4k"),
+        ("fox —", "resolution 4k"),
+        ("fox — resolution", "4k runs"),
+        ("fox --", "seed-", "-"),
+    ],
+)
+def test_a_command_spread_over_several_texts_is_refused(texts: tuple[str, ...]) -> None:
+    for items in ([a_text(text) for text in texts], [a_text(texts[0]), an_image(), *map(a_text, texts[1:])]):
+        error = refusal(*items)
+        assert error.param == "content"
+        assert "the text command --" in error.message
+        assert "spread over several texts" in error.message
+
+
+def test_texts_that_make_no_command_together_are_taken() -> None:
+    for texts in (("fox --", "a gull"), ("fox", "resolution 4k"), ("fox — seed", "of doubt")):
+        assert [item.value for item in read(*map(a_text, texts)).items] == list(texts)
 
 
 def test_a_text_of_commands_alone_leaves_the_content() -> None:
@@ -223,6 +259,49 @@ def test_unknown_fields_of_an_item_are_kept_or_refused() -> None:
     assert refusal(item, policy=reject).param == "content[0].weight"
     assert refusal(image, policy=reject).param == "content[0].image_url.detail"
     assert read(an_image(), policy=reject).mode is Mode.I2V
+
+
+@pytest.mark.parametrize("unknown_fields", UnknownFields)
+@pytest.mark.parametrize(
+    ("item", "param", "meant"),
+    [
+        ({**a_text(), "Text": "--rs 4k"}, "content[0].Text", "text"),
+        ({"TYPE": "text", "text": "a fox"}, "content[0].TYPE", "type"),
+        ({**an_image(), "Role": "last_frame"}, "content[0].Role", "role"),
+        ({**a_text(), "Image_URL": {}}, "content[0].Image_URL", "image_url"),
+        ({**a_text(), "draft_tas\u212a": {}}, "content[0].draft_tas\u212a", "draft_task"),
+        (
+            {"type": "image_url", "image_url": {"url": "https://a.example", "URL": "x"}},
+            "content[0].image_url.URL",
+            "url",
+        ),
+        ({"type": "image_url", "image_url": {"Url": "x"}}, "content[0].image_url.Url", "url"),
+        (
+            {"type": "draft_task", "draft_task": {"id": "cgt-1", "Id": "cgt-2"}},
+            "content[0].draft_task.Id",
+            "id",
+        ),
+    ],
+)
+def test_a_field_that_differs_from_a_known_one_in_case_is_refused(
+    item: object, param: str, meant: str, unknown_fields: UnknownFields
+) -> None:
+    error = refusal(item, policy=replace(DEFAULT_POLICY, unknown_fields=unknown_fields))
+
+    assert error.param == param
+    assert f"the parameter {param} specified" in error.message
+    assert error.message.endswith(f"did you mean {meant}?")
+
+
+def test_the_known_fields_of_an_item_come_after_the_unknown_ones() -> None:
+    image = {"url": "https://a.example", "detail": "high"}
+    item = {"type": "image_url", "image_url": image, "role": "first_frame", "weight": 2}
+
+    rendered = read(item).items[0].as_json()
+
+    assert rendered == item
+    assert list(rendered) == ["weight", "type", "image_url", "role"]
+    assert list(rendered["image_url"]) == ["detail", "url"]  # type: ignore[call-overload]  # a dict
 
 
 @pytest.mark.parametrize(

@@ -103,9 +103,14 @@ def check_nothing_hides(request: NormalizedRequest, validation: Validation) -> N
         if item.type is ItemType.TEXT:
             assert lift_commands(item.value).commands == ()
             assert item.value.strip()
+    prompts = [item.value for item in request.content if item.type is ItemType.TEXT]
+    for separator in ("", " ", "\n"):
+        assert lift_commands(separator.join(prompts)).commands == ()
     policy = replace(DEFAULT_POLICY, validation=validation)
     again = normalize(sent_body(request), shipped_catalog(), policy)
-    assert again == replace(request, callback_url=None)
+    # Of a duration that frames have replaced, only the warning is left.
+    assert set(again.warnings) <= set(request.warnings)
+    assert replace(again, warnings=()) == replace(request, callback_url=None, warnings=())
 
 
 @given(_honest_bodies)

@@ -238,6 +238,43 @@ def test_unknown_fields_are_bounded_in_number_and_size() -> None:
     assert normalized(policy=policy, x="a" * 40).extra == {"x": "a" * 40}
 
 
+@pytest.mark.parametrize("unknown_fields", UnknownFields)
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("Model", "model"),
+        ("CONTENT", "content"),
+        ("Resolution", "resolution"),
+        ("DURATION", "duration"),
+        ("Service_Tier", "service_tier"),
+        ("Callback_url", "callback_url"),
+        ("\u017feed", "seed"),
+        ("watermar\u212a", "watermark"),
+        ("FRAME\u017f", "frames"),
+    ],
+)
+def test_a_field_that_differs_from_a_known_one_in_case_is_refused(
+    name: str, meant: str, unknown_fields: UnknownFields
+) -> None:
+    policy = replace(DEFAULT_POLICY, unknown_fields=unknown_fields)
+
+    error = refusal(policy=policy, **{name: "4k"})
+
+    assert error.param == name
+    assert f"the parameter {name} specified" in error.message
+    assert error.message.endswith(f"did you mean {meant}?")
+    assert normalized(policy=policy, **{name: None}).extra == {}
+
+
+def test_a_model_in_another_case_is_no_missing_model() -> None:
+    assert refusal(model=None, MODEL=PRO).message.endswith("did you mean model?")
+
+
+@pytest.mark.parametrize("name", ["models", "callbackurl", "service-tier", "\u0130d", "mod\u00e9l"])
+def test_other_unknown_fields_are_not_mistaken_for_known_ones(name: str) -> None:
+    assert normalized(**{name: "x"}).extra == {name: "x"}
+
+
 # --- model and callback -------------------------------------------------------------------------
 
 
@@ -359,7 +396,15 @@ def test_frames_win_over_duration() -> None:
 
     assert request.parameters.as_json() == {"frames": 57}
     assert request.duration_s is None
-    assert parameters(frames=57, duration=99) == {"frames": 57}
+    assert request.parameters == normalized(frames=57).parameters
+
+
+@pytest.mark.parametrize("duration", [0, 999, "x"])
+def test_a_wrong_duration_is_refused_also_beside_frames(duration: object) -> None:
+    error = refusal(frames=29, duration=duration)
+
+    assert error.param == "duration"
+    assert "allowed are 2 to 12." in error.message
 
 
 # --- what was not given -------------------------------------------------------------------------
@@ -394,7 +439,12 @@ def test_what_was_given_wins_over_defaults() -> None:
 def test_the_id_of_a_draft_task_is_found() -> None:
     draft = {"type": "draft_task", "draft_task": {"id": "cgt-1"}}
 
-    assert normalized(draft, model=V25).draft_task_id == "cgt-1"
+    request = normalized(draft, model=V25)
+
+    assert request.draft_task_id == "cgt-1"
+    assert request.draft_task_param == "content[0].draft_task.id"
+    behind = normalized(a_text("--rs 1080p"), draft, model=V25)
+    assert behind.draft_task_param == "content[1].draft_task.id"
     assert normalized().draft_task_id is None
 
 
@@ -426,6 +476,26 @@ def test_warn_lets_a_model_rule_pass_and_says_so() -> None:
     assert request.parameters.as_json() == {"duration": 20, "camera_fixed": True}
     assert [str(warning.rule) for warning in request.warnings] == ["parameter", "duration"]
     assert "20 is given, allowed are 4 to 15, or -1" in request.warnings[1].message
+
+
+@pytest.mark.parametrize(
+    ("fields", "allowed"),
+    [
+        ({"duration": "abc"}, "whole seconds from 1 to 3600, or -1"),
+        ({"duration": 3_601}, "whole seconds from 1 to 3600, or -1"),
+        ({"frames": 0}, "whole numbers from 1 to 86400"),
+        ({"ratio": "wide"}, "ratios such as 16:9, and adaptive"),
+        ({"resolution": "8k"}, "480p, 720p, 1080p, 4k"),
+        ({"service_tier": "turbo"}, "default, flex"),
+        ({"output_format": "../mp4"}, "words such as mp4, mov"),
+    ],
+)
+def test_a_refusal_under_warn_names_what_warn_takes(
+    fields: dict[str, object], allowed: str
+) -> None:
+    policy = replace(DEFAULT_POLICY, validation=Validation.WARN)
+
+    assert refusal(policy=policy, **fields).message.endswith(f"allowed are {allowed}.")
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ def test_a_parameter_that_a_family_lacks_is_refused(family: Any, name: str) -> N
     assert error.public_code == UNSUPPORTED
     assert f"the parameter {name} specified in the request is not valid" in error.message
     assert error.message.endswith("the model has no such parameter.")
-    assert rules_broken(*CONTENT_OF[mode], model=model, **fields) >= {Rule.PARAMETER}
+    if name != "frames":  # Those are refused though rules only warn.
+        assert rules_broken(*CONTENT_OF[mode], model=model, **fields) >= {Rule.PARAMETER}
 
 
 @pytest.mark.parametrize(("name", "value"), NEUTRAL.items())
@@ -249,7 +250,6 @@ def test_a_finished_draft_is_not_described_again() -> None:
         "the content names a finished draft"
         in refusal(DRAFT_TASK, model=V25, draft=True, resolution="1080p").message
     )
-    assert rules_broken(DRAFT_TASK, model=V25, draft=True) == {Rule.DRAFT}
     older = normalized(DRAFT_TASK, model=V15, resolution="720p", duration=5)
     assert older.parameters.as_json() == {"resolution": "720p", "duration": 5}
 
@@ -263,7 +263,7 @@ def test_output_formats_are_those_of_the_model() -> None:
 
 
 def test_several_broken_rules_are_all_warned_of() -> None:
-    broken = rules_broken(model=V20, duration=3, resolution="8k", ratio="5:4", service_tier="flex")
+    broken = rules_broken(model=V25, duration=3, resolution="4k", ratio="5:4", service_tier="flex")
 
     assert broken == {Rule.DURATION, Rule.RESOLUTION, Rule.RATIO, Rule.SERVICE_TIER}
 
@@ -275,8 +275,45 @@ def test_frames_off_the_grid_are_warned_of() -> None:
     assert request.parameters.as_json() == {"frames": 30}
 
 
-def test_frames_on_a_model_without_them_are_sent_beside_the_duration() -> None:
-    request = normalized(model=V20, frames=57, duration=5, policy=WARN)
+def test_a_wrong_duration_is_warned_of_also_beside_frames() -> None:
+    request = normalized(frames=57, duration=99, policy=WARN)
 
-    assert request.parameters.as_json() == {"duration": 5, "frames": 57}
-    assert request.duration_s == 5
+    assert {w.rule for w in request.warnings} == {Rule.DURATION}
+    assert request.parameters.as_json() == {"frames": 57}
+
+
+@pytest.mark.parametrize(
+    ("content", "fields", "param", "problem"),
+    [
+        ([a_text()], {"model": PRO, "resolution": "8k"}, "resolution", "8k is given"),
+        ([REFERENCE], {"model": PRO, "resolution": "8k"}, "resolution", "8k is given"),
+        ([a_text()], {"model": V20, "frames": 57}, "frames", "has no such parameter"),
+        ([a_text()], {"model": V20, "frames": 57, "duration": 5}, "frames", "no such parameter"),
+        ([a_text()], {"model": V25, "draft": True, "resolution": "1080p"}, "resolution", "480p"),
+        ([REFERENCE], {"model": V15, "draft": True, "resolution": "1080p"}, "resolution", "480p"),
+        ([DRAFT_TASK], {"model": V25, "draft": True}, "draft", "names a finished draft"),
+    ],
+)
+def test_what_makes_the_price_unknown_is_refused_though_rules_only_warn(
+    content: list[object], fields: dict[str, Any], param: str, problem: str
+) -> None:
+    error = refusal(*content, policy=WARN, **fields)
+
+    assert error.param == param
+    assert problem in error.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"),
+    [
+        ({"model": PRO, "resolution": "4k"}, Rule.RESOLUTION),
+        ({"model": V20, "service_tier": "flex"}, Rule.SERVICE_TIER),
+        ({"model": PRO, "tools": [{"type": "web_search"}]}, Rule.PARAMETER),
+        ({"model": V20, "draft": True}, Rule.PARAMETER),
+        ({"model": PRO, "duration": 60}, Rule.DURATION),
+    ],
+)
+def test_what_the_vendor_knows_but_the_model_lacks_is_forwarded_with_a_warning(
+    fields: dict[str, Any], rule: Rule
+) -> None:
+    assert rules_broken(**fields) == {rule}
