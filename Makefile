@@ -17,7 +17,7 @@ setup: $(VENV)/.base ## Make .venv with what the gateway needs
 
 $(VENV)/.base: requirements/base.lock requirements/build.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(PIP) --require-hashes -r requirements/base.lock -r requirements/build.lock
 	$(PIP) --no-deps --no-build-isolation --no-index --editable .
 	@touch $@

@@ -195,7 +195,10 @@ class UpstreamConfig(Section):
     answer_bytes_max: Count = Field(
         default=4 * 1024 * 1024, description="Largest answer that is read."
     )
-    connections_max: Count = Field(default=512, description="Connections to it at once.")
+    connections_max: Count = Field(default=512, description="Connections for submits at once.")
+    read_connections_max: Count = Field(
+        default=32, description="Connections for status reads, lists and cancels at once."
+    )
     get_per_s_max: Annotated[float, Field(gt=0)] = Field(
         default=20.0,
         description="Reads of single tasks per second and credential: the vendor's budget.",

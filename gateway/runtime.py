@@ -3,7 +3,7 @@
 import os
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from gateway.background import Background, SharedReads
 from gateway.clock import SystemClock
 from gateway.config import Config, CredentialConfig, UpstreamConfig
+from gateway.domain import keys as key_rules
 from gateway.domain.catalog import CatalogError, load_catalog
 from gateway.domain.keys import PEPPER_BYTES_MIN
 from gateway.domain.models import Catalog
@@ -32,6 +33,7 @@ from gateway.yaml_file import YamlError, read_yaml_mapping
 DATABASE_FILE: Final = "gateway.db"
 PEPPER_FILE: Final = "pepper"
 _PEPPER_BYTES: Final = 32
+_PEPPER_CHECK_TEXT: Final = "seedance-gateway pepper check"
 
 
 @asynccontextmanager
@@ -44,30 +46,30 @@ async def open_runtime(
     spread: random.Random | None = None,
     log: Logger | None = None,
     connects_upstreams: bool = True,
+    creates: bool = True,
+    checks_keys: bool = True,
 ) -> AsyncIterator[Runtime]:
     """Open everything `config` asks for; close it in reverse order.
 
     On leaving, work in the background (submits in progress) is waited for. Commands that only use
-    the store pass `connects_upstreams=False` and need no credentials.
+    the store pass `connects_upstreams=False` and need no credentials; those that only use what is
+    there pass `creates=False`; those that neither make nor check keys pass `checks_keys=False`,
+    and get an empty pepper.
 
-    Raises: ConfigurationError for a missing credential, extra, pepper or migration.
+    Raises: ConfigurationError for a missing credential, extra, pepper, migration or data folder.
     """
     clock = clock or SystemClock()
-    log = log or open_logger(config.telemetry.log_level, config.telemetry.log_format)
+    log = log or _open_log(config, environ)
     metrics = Metrics()
-    make_private_folder(config.data_dir)
     catalog = open_catalog(config)
     async with AsyncExitStack() as stack:
-        database = MeasuredDatabase(await _open_database(config), clock, metrics.db_duration)
+        database = MeasuredDatabase(
+            await _open_database(config, creates=creates), clock, metrics.db_duration
+        )
         stack.push_async_callback(database.close)
-        upstreams: dict[str, Upstream] = {}
-        for upstream_config in config.upstreams if connects_upstreams else ():
-            credentials = read_credentials(upstream_config, environ)
-            upstream = open_upstream(
-                upstream_config, credentials, clock=clock, on_call=_recorder(metrics)
-            )
-            stack.push_async_callback(upstream.close)
-            upstreams[upstream.name] = upstream
+        pepper = await open_pepper(config, database, clock.now_ms()) if checks_keys else b""
+        chosen = config.upstreams if connects_upstreams else ()
+        upstreams = await stack.enter_async_context(open_upstreams(chosen, environ, clock, metrics))
         background = await stack.enter_async_context(Background())
         reads = await stack.enter_async_context(Background())
         yield Runtime(
@@ -80,7 +82,7 @@ async def open_runtime(
             upstreams=upstreams,
             routing=_routes_of(config),
             catalog=catalog,
-            pepper=open_pepper(config),
+            pepper=pepper,
             metrics=metrics,
             log=log,
             status_cache=StatusCache(
@@ -95,6 +97,32 @@ async def open_runtime(
             reads=SharedReads(reads),
             lifecycle=Lifecycle(),
         )
+
+
+@asynccontextmanager
+async def open_upstreams(
+    configs: Iterable[UpstreamConfig], environ: Mapping[str, str], clock: Clock, metrics: Metrics
+) -> AsyncIterator[Mapping[str, Upstream]]:
+    """Open the adapters, by name. Nothing is sent. Raises ConfigurationError."""
+    async with AsyncExitStack() as stack:
+        upstreams: dict[str, Upstream] = {}
+        for config in configs:
+            upstream = build_upstream(config, read_credentials(config, environ), clock, metrics)
+            stack.push_async_callback(upstream.close)
+            upstreams[upstream.name] = upstream
+        yield upstreams
+
+
+def build_upstream(
+    config: UpstreamConfig, credentials: Mapping[str, SecretStr], clock: Clock, metrics: Metrics
+) -> Upstream:
+    """Return the adapter, to be closed. Raises ConfigurationError for what is of no use."""
+    return open_upstream(config, credentials, clock=clock, on_call=_recorder(metrics))
+
+
+def has_data(config: Config) -> bool:
+    """Whether a database is there to be opened; that of a server is taken to be."""
+    return config.storage.url is not None or (config.data_dir / DATABASE_FILE).exists()
 
 
 def make_private_folder(path: Path) -> None:
@@ -119,31 +147,68 @@ def write_private_file(path: Path, content: str) -> bool:
     return True
 
 
-def open_pepper(config: Config) -> bytes:
+async def open_pepper(config: Config, database: Database, now_ms: int) -> bytes:
     """Return the pepper of the key digests: configured, or made once in the data folder.
 
-    Raises: ConfigurationError if it is too short, or not configured although several processes may
-    share a PostgreSQL database.
+    A database remembers which pepper its keys were made with, so that a lost or a wrong one is
+    found before every key is refused.
+
+    Raises: ConfigurationError if it is too short, not configured although several processes may
+    share a PostgreSQL database, or not the one that keys which still work were made with.
+    """
+    from gateway.storage import keys, meta  # noqa: PLC0415 - not for who opens no database
+
+    pepper = read_pepper(config)
+    if pepper is None:
+        if await database.read(keys.count_valid, now_ms):
+            raise ConfigurationError(describe_wrong_pepper(config))
+        write_private_file(config.data_dir / PEPPER_FILE, secrets.token_hex(_PEPPER_BYTES))
+        pepper = read_pepper(config) or b""
+    if not await database.write(meta.adopt_pepper, check_of_pepper(pepper), now_ms):
+        raise ConfigurationError(describe_wrong_pepper(config))
+    return pepper
+
+
+def read_pepper(config: Config) -> bytes | None:
+    """Return the pepper, configured or kept in the data folder; None if none was made yet.
+
+    Raises: ConfigurationError if it is of no use, or not configured with PostgreSQL.
     """
     if config.auth.pepper is not None:
-        pepper = config.auth.pepper.get_secret_value().encode()
-        if len(pepper) < PEPPER_BYTES_MIN:
-            raise ConfigurationError(
-                f"auth.pepper is too short: {PEPPER_BYTES_MIN} bytes at least."
-            )
-        return pepper
+        return config.auth.pepper.get_secret_value().encode()
     if config.storage.url is not None:
         raise ConfigurationError(
             "auth.pepper must be set with PostgreSQL (GATEWAY_AUTH__PEPPER or _FILE): every process"
             " must use the same one."
         )
     path = config.data_dir / PEPPER_FILE
-    if not path.exists():
-        write_private_file(path, secrets.token_hex(_PEPPER_BYTES))
-    pepper = path.read_text().strip().encode()
+    try:
+        pepper = path.read_bytes().strip()
+    except FileNotFoundError:
+        return None
     if len(pepper) < PEPPER_BYTES_MIN:
-        raise ConfigurationError(f"The file {PEPPER_FILE} in the data folder is too short.")
+        raise ConfigurationError(
+            f"{path} is too short, {PEPPER_BYTES_MIN} bytes at least: restore it from a backup."
+        )
     return pepper
+
+
+def check_of_pepper(pepper: bytes) -> str:
+    """Return what the database keeps to know the pepper again, and nobody can turn back into it."""
+    return key_rules.digest(pepper, _PEPPER_CHECK_TEXT).hex()
+
+
+def describe_wrong_pepper(config: Config) -> str:
+    """Say which pepper is gone or another one, and what to do."""
+    if config.auth.pepper is not None:
+        source = "auth.pepper (GATEWAY_AUTH__PEPPER or _FILE) is not the pepper"
+    else:
+        path = config.data_dir / PEPPER_FILE
+        source = f"{path} is {'not the pepper' if path.exists() else 'gone, the pepper'}"
+    return (
+        f"{source} that the keys in the database were made with. Restore it; if it is lost, revoke "
+        "every key (`keys list`, `keys revoke`), start again and make new ones."
+    )
 
 
 def open_catalog(config: Config) -> Catalog:
@@ -192,14 +257,26 @@ def _read_credential(
         source = f"the file {credential.file}"
         try:
             value = credential.file.read_text()
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{where}: {source} can't be read.") from error
     if not value.strip():
         raise ConfigurationError(f"{where}: {source} is not set or empty.")
     return SecretStr(value.strip())
 
 
-async def _open_database(config: Config) -> Database:
+def _open_log(config: Config, environ: Mapping[str, str]) -> Logger:
+    return open_logger(
+        config.telemetry.log_level,
+        config.telemetry.log_format,
+        may_colour=not environ.get("NO_COLOR"),
+    )
+
+
+async def _open_database(config: Config, *, creates: bool) -> Database:
+    if creates:
+        make_private_folder(config.data_dir)
+    elif not has_data(config):
+        raise ConfigurationError(f"There is no gateway data in {config.data_dir}.")
     if config.storage.url is None:
         from gateway.storage.sqlite import open_sqlite  # noqa: PLC0415 - one of two, chosen here
 

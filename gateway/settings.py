@@ -1,7 +1,8 @@
 """Loading the configuration: file, environment and command line into one checked value.
 
-All problems are reported at once, each with the setting's path and where it was set. No value is
-ever quoted: any of them may be a secret in the wrong place.
+The problems of all settings are reported at once, each with the setting's path and where it was
+set; a file that can't be read is reported alone. Names are quoted, values never: any of them may be
+a secret in the wrong place.
 """
 
 import difflib
@@ -23,6 +24,8 @@ PREFIX: Final = "GATEWAY_"
 CONFIG_VARIABLE: Final = "GATEWAY_CONFIG"
 SECRET_BYTES_MAX: Final = 64 * 1024
 _VALUES_COUNT_MAX: Final = 100_000
+# What orchestrators leave empty where there is nothing to say. (An empty pepper is a mistake.)
+_EMPTY_IS_UNSET: Final = frozenset({"GATEWAY_DATA_DIR", "GATEWAY_BOOTSTRAP_KEY"})
 
 Location = tuple[str | int, ...]
 
@@ -192,6 +195,8 @@ class _Draft:
         settings = {variable_of(path): (path, info) for path, info in list_settings()}
         for name in sorted(self.environ):
             if not name.startswith(PREFIX) or name == CONFIG_VARIABLE:
+                continue
+            if name in _EMPTY_IS_UNSET and not self.environ[name]:
                 continue
             stem = name.removesuffix("_FILE")
             if name in settings:

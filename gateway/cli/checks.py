@@ -1,5 +1,6 @@
 """Checks of the configuration and of this machine that need no database."""
 
+import asyncio
 import importlib.util
 import shutil
 import stat
@@ -8,44 +9,53 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
+from gateway.clock import SystemClock
 from gateway.config import Config, CredentialConfig, UpstreamConfig
 from gateway.errors import ConfigurationError
-from gateway.runtime import DATABASE_FILE, PEPPER_FILE, open_catalog, read_credentials
+from gateway.observability.metrics import Metrics
+from gateway.runtime import (
+    DATABASE_FILE,
+    PEPPER_FILE,
+    build_upstream,
+    open_catalog,
+    read_credentials,
+)
 from gateway.services.diagnosing import Finding, Level
 
 _DISK_BYTES_FAIL: Final = 64 * 1024 * 1024
 _DISK_BYTES_WARN: Final = 1024 * 1024 * 1024
+_STAND_IN: Final = SecretStr("stand-in")
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
-def check_config(config: Config, environ: Mapping[str, str]) -> Sequence[Finding]:
-    """Return what can be told of a well-formed configuration without opening anything."""
+def check_config(
+    config: Config, environ: Mapping[str, str], *, no_upstream: Level = Level.WARN
+) -> Sequence[Finding]:
+    """Return what can be told of a well-formed configuration without opening anything.
+
+    `no_upstream` is how bad it is that none is configured.
+    """
     return [
         _check_models(config),
         *_check_storage(config),
         *_check_finance(config),
-        *_check_upstreams(config, environ),
+        *_check_upstreams(config, environ, no_upstream),
     ]
 
 
 def check_host(config: Config) -> Sequence[Finding]:
-    """Return what can be told of the data folder, made already, and its disk."""
+    """Return what can be told of the data folder and its disk, as far as they are there."""
     folder = config.data_dir
-    findings = [_check_mode("data folder", folder, 0o700), _check_disk(folder)]
-    if config.auth.pepper is None:
-        findings.append(_check_mode("pepper", folder / PEPPER_FILE, 0o600))
-    if config.storage.url is None:
-        findings.append(_check_mode("database file", folder / DATABASE_FILE, 0o600))
-    return findings
-
-
-def is_usable(upstream: UpstreamConfig, environ: Mapping[str, str]) -> bool:
-    """Whether each credential of the upstream can be read."""
-    try:
-        read_credentials(upstream, environ)
-    except ConfigurationError:
-        return False
-    return True
+    if not folder.is_dir():
+        return []
+    files = {"pepper file": folder / PEPPER_FILE, "database file": folder / DATABASE_FILE}
+    return [
+        _check_mode("data folder", folder, 0o700),
+        _check_disk(folder),
+        *(_check_mode(name, path, 0o600) for name, path in files.items() if path.exists()),
+    ]
 
 
 def _check_models(config: Config) -> Finding:
@@ -94,12 +104,14 @@ def _check_finance(config: Config) -> Sequence[Finding]:
     ]
 
 
-def _check_upstreams(config: Config, environ: Mapping[str, str]) -> Sequence[Finding]:
+def _check_upstreams(
+    config: Config, environ: Mapping[str, str], no_upstream: Level
+) -> Sequence[Finding]:
     if not config.upstreams:
         return [
             Finding(
                 "upstreams",
-                Level.WARN,
+                no_upstream,
                 "none is configured: only `serve --sandbox` would start",
                 "Set ARK_API_KEY and ARK_BASE_URL, or list upstreams.",
             )
@@ -119,9 +131,11 @@ def _check_address(upstream: UpstreamConfig) -> Sequence[Finding]:
         remedy = "Use https."
         message = "base_url is http: the credential crosses the network in clear"
         findings.append(Finding(f"{name}.base_url", Level.WARN, message, remedy))
-    if upstream.ca_file is not None and not upstream.ca_file.is_file():
-        message = f"{upstream.ca_file} is not a file"
-        findings.append(Finding(f"{name}.ca_file", Level.FAIL, message, "Correct the path."))
+    stand_ins = {credential.name: _STAND_IN for credential in upstream.credentials}
+    flaw = _find_flaw(upstream, stand_ins)
+    if flaw is not None:
+        check, _, message = flaw.partition(": ")
+        findings.append(Finding(check, Level.FAIL, message, "Correct the setting."))
     return findings
 
 
@@ -133,15 +147,31 @@ def _check_credential(
     upstream: UpstreamConfig, credential: CredentialConfig, environ: Mapping[str, str]
 ) -> Finding:
     name = f"upstreams.{upstream.name}.credentials.{credential.name}"
+    remedy = "Set the variable, or correct the path."
+    alone = upstream.model_copy(update={"credentials": (credential,)})
     try:
-        read_credentials(upstream.model_copy(update={"credentials": (credential,)}), environ)
+        flaw = _find_flaw(alone, read_credentials(alone, environ)) or ""
     except ConfigurationError as error:
-        message = str(error).removeprefix(f"{name}: ")
-        return Finding(name, Level.FAIL, message, "Set the variable, or correct the path.")
+        flaw = str(error)
+    if flaw.startswith(f"{name}: "):
+        return Finding(name, Level.FAIL, flaw.removeprefix(f"{name}: "), remedy)
     if credential.file is not None and credential.file.stat().st_mode & stat.S_IROTH:
         message = f"everybody on this machine can read {credential.file}"
         return Finding(name, Level.WARN, message, f"chmod o-r {credential.file}")
     return Finding(name, Level.OK, "can be read")
+
+
+def _find_flaw(upstream: UpstreamConfig, credentials: Mapping[str, SecretStr]) -> str | None:
+    """Return why the adapter can't be built, as `setting: problem`."""
+
+    async def build() -> None:
+        await build_upstream(upstream, credentials, SystemClock(), Metrics()).close()
+
+    try:
+        asyncio.run(build())
+    except ConfigurationError as error:
+        return str(error)
+    return None
 
 
 def _check_mode(check: str, path: Path, mode: int) -> Finding:

@@ -13,46 +13,78 @@ import typer
 from gateway.cli.options import Common, with_common
 
 if TYPE_CHECKING:
-    from gateway.config import Config
+    from gateway.config import Config, UpstreamConfig
     from gateway.services.diagnosing import Finding
 
 
 @with_common
 def doctor(common: Common) -> None:
     """Check configuration, data folder, database, clock and upstreams; exit 1 if one fails."""
-    from gateway.cli.findings import has_failed, print_findings
+    from gateway.cli.checks import check_config, check_host
+    from gateway.cli.findings import find_refusals, has_failed, print_findings
+    from gateway.cli.simulated import find_sandbox
+    from gateway.services.diagnosing import Level
+    from gateway.settings import ConfigRefused
 
-    findings = asyncio.run(_examine(common.load({"telemetry.log_level": "error"})))
+    try:
+        config = find_sandbox(common.load({"telemetry.log_level": "error"}))
+    except ConfigRefused as error:
+        print_findings(common, find_refusals(error))
+        raise typer.Exit(2) from None
+    findings = [
+        *check_config(config, os.environ, no_upstream=Level.FAIL),
+        *check_host(config),
+    ]
+    broken = {each.check for each in findings if has_failed([each])}
+    sound = [
+        each
+        for each in config.upstreams
+        if not any(check.startswith(f"upstreams.{each.name}.") for check in broken)
+    ]
+    findings += asyncio.run(_examine(config, sound))
     print_findings(common, findings)
     if has_failed(findings):
         raise typer.Exit(1)
 
 
-async def _examine(config: "Config") -> Sequence["Finding"]:
-    from gateway.cli.checks import check_config, check_host, is_usable
+async def _examine(config: "Config", upstreams: Sequence["UpstreamConfig"]) -> Sequence["Finding"]:
+    from gateway.clock import SystemClock
+    from gateway.observability.metrics import Metrics
+    from gateway.runtime import open_upstreams
+    from gateway.services.diagnosing import check_upstreams
+
+    findings = list(await _examine_store(config))
+    async with open_upstreams(upstreams, os.environ, SystemClock(), Metrics()) as opened:
+        return [*findings, *await check_upstreams(opened.values())]
+
+
+async def _examine_store(config: "Config") -> Sequence["Finding"]:
     from gateway.errors import ConfigurationError, StorageUnavailable
-    from gateway.runtime import open_runtime
+    from gateway.runtime import has_data, open_runtime
     from gateway.services.diagnosing import (
         Finding,
         Level,
         check_clock,
         check_database,
+        check_pepper,
         check_routes,
-        check_upstreams,
     )
 
-    findings = list(check_config(config, os.environ))
-    usable = tuple(each for each in config.upstreams if is_usable(each, os.environ))
-    opened = config.model_copy(update={"upstreams": usable})
+    if not has_data(config):
+        message = f"there is no gateway data in {config.data_dir} yet"
+        return [Finding("database", Level.WARN, message, "The first start makes it.")]
     try:
-        async with open_runtime(opened, environ=os.environ) as runtime:
-            findings += check_host(config)
+        async with open_runtime(
+            config, environ=os.environ, connects_upstreams=False, creates=False, checks_keys=False
+        ) as runtime:
             database = await check_database(runtime)
-            findings.append(database)
-            if database.level is Level.OK:
-                findings.append(await check_clock(runtime))
-                findings.append(await check_routes(runtime, config.upstreams))
-            findings += await check_upstreams(runtime)
+            if database.level is not Level.OK:
+                return [database]
+            return [
+                database,
+                await check_pepper(runtime),
+                await check_clock(runtime),
+                await check_routes(runtime, config.upstreams),
+            ]
     except (ConfigurationError, StorageUnavailable, OSError) as error:
-        findings.append(Finding("start", Level.FAIL, str(error), "Nothing more can be checked."))
-    return findings
+        return [Finding("start", Level.FAIL, str(error), "Nothing more can be checked.")]

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from gateway.ports import Runtime
     from gateway.services.admin import CreatedKey
 
-KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's public id.")]
+
+def _public_id(text: str) -> str:
+    """Take the public id out of a whole key, so that nothing repeats the rest of it."""
+    from gateway.domain import keys as key_rules
+
+    return key_rules.parse(text.strip()) or text
+
+
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's public id.", parser=_public_id)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +93,7 @@ def create(
             models=tuple(model or ()),
         )
 
-    _print_created(common, common.run(act), {})
+    _print_created(common, common.run(act, creates=True, checks_keys=True), {})
 
 
 @with_common
@@ -141,7 +149,9 @@ def rotate(
     """Make a key's successor and show it, this once; the old key ends after the grace."""
     from gateway.services import admin
 
-    created = common.run(lambda runtime: admin.rotate_key(runtime, "cli", key_id, grace_ms=grace))
+    created = common.run(
+        lambda runtime: admin.rotate_key(runtime, "cli", key_id, grace_ms=grace), checks_keys=True
+    )
     _print_created(common, created, {"replaces": key_id})
 
 

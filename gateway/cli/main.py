@@ -13,6 +13,7 @@ from gateway import __version__
 from gateway.cli import config, diagnosis, keys, maintenance, projects, servers, tasks
 from gateway.cli.output import say
 from gateway.errors import ConfigurationError, GatewayError
+from gateway.observability.logging import find_driver_code
 
 PROGRAM: Final = "seedance-gateway"
 
@@ -34,7 +35,8 @@ def _explain(error: Exception) -> int:
     while isinstance(cause, ExceptionGroup) and len(cause.exceptions) == 1:
         cause = cause.exceptions[0]  # as a task group wraps what ends it
     if isinstance(cause, GatewayError):
-        say(f"Error: {cause.message}")
+        driver_code = find_driver_code(cause)
+        say(f"Error: {cause.message}" + (f" ({driver_code})" if driver_code else ""))
         return 1
     if isinstance(cause, OSError):
         where = f"{cause.filename}: " if cause.filename is not None else ""

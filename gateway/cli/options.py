@@ -85,16 +85,34 @@ class Common:
         )
 
     def run(
-        self, act: Callable[["Runtime"], Awaitable[T]], *, connects_upstreams: bool = False
+        self,
+        act: Callable[["Runtime"], Awaitable[T]],
+        *,
+        connects_upstreams: bool = False,
+        creates: bool = False,
+        checks_keys: bool = False,
     ) -> T:
-        """Open the configured database, do one thing, close it.
+        """Open the configured database, do one thing, close it; see `open_runtime`.
 
         Works beside a running server, one with a sandbox too. No loop is started.
         """
         from gateway.cli.simulated import find_sandbox
+        from gateway.runtime import open_runtime
 
         config = find_sandbox(_quieten(self.load()))
-        return asyncio.run(_run(config, act, connects_upstreams=connects_upstreams))
+
+        async def run() -> T:
+            async with open_runtime(
+                config,
+                environ=os.environ,
+                connects_upstreams=connects_upstreams,
+                creates=creates,
+                checks_keys=checks_keys,
+            ) as runtime:
+                stay()
+                return await act(runtime)
+
+        return asyncio.run(run())
 
 
 def with_common(command: Callable[..., None]) -> Callable[..., None]:
@@ -130,15 +148,3 @@ def _quieten(config: "Config") -> "Config":
         return config
     telemetry = config.telemetry.model_copy(update={"log_level": "warning"})
     return config.model_copy(update={"telemetry": telemetry})
-
-
-async def _run(
-    config: "Config", act: Callable[["Runtime"], Awaitable[T]], *, connects_upstreams: bool
-) -> T:
-    from gateway.runtime import open_runtime
-
-    async with open_runtime(
-        config, environ=os.environ, connects_upstreams=connects_upstreams
-    ) as runtime:
-        stay()
-        return await act(runtime)

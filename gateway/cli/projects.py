@@ -30,7 +30,8 @@ def create(
     """Make a project."""
     from gateway.services import admin
 
-    project = _shown(common.run(lambda runtime: admin.create_project(runtime, "cli", name)))
+    made = common.run(lambda runtime: admin.create_project(runtime, "cli", name), creates=True)
+    project = _shown(made)
     if common.is_json:
         print_json(project)
     else:

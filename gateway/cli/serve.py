@@ -6,32 +6,36 @@ however long the upstream takes within its own time-outs; then the loops stop an
 """
 
 import asyncio
+import errno
 import fcntl
 import json
 import resource
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import uvloop
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
+from granian.net import SocketSpec  # type: ignore[attr-defined]
 from granian.server.embed import Server
 from starlette.types import ASGIApp
 
 from gateway.app import create_app, create_metrics_app
-from gateway.cli.simulated import SANDBOX_TIME_SCALE, with_sandbox
+from gateway.cli.simulated import SANDBOX_TIME_SCALE, sandbox_at, with_sandbox
 from gateway.config import Config, ServerConfig
+from gateway.domain import keys as key_rules
 from gateway.domain.keys import KeyKind
 from gateway.domain.projects import DEFAULT_PROJECT
-from gateway.errors import ConfigurationError, Unauthenticated
+from gateway.errors import ConfigurationError, NotFound, Unauthenticated
 from gateway.ports import Runtime
 from gateway.runtime import make_private_folder, open_runtime, write_private_file
-from gateway.sandbox.server import run_sandbox
+from gateway.sandbox.server import RunningSandbox, run_sandbox
 from gateway.sandbox.settings import SandboxSettings
 from gateway.sandbox.store import StateInUseError
 from gateway.services import admin
@@ -46,6 +50,8 @@ _LOCK_FILE: Final = "serve.lock"
 _BACKLOG: Final = 1024
 _START_S_MAX: Final = 10.0
 _START_LOOK_S: Final = 0.005
+_STOP_LOOK_S: Final = 0.05
+_STOP_LINGER_S: Final = 3.0
 _NO_UPSTREAM: Final = (
     "No upstream is configured. Set ARK_API_KEY and ARK_BASE_URL (such as "
     "https://ark.cn-beijing.volces.com/api/v3), list upstreams in the configuration file, or start "
@@ -110,6 +116,10 @@ def run_serve(config: Config, options: ServeOptions, environ: Mapping[str, str])
 
     Raises: ConfigurationError if the program can't start as it is configured.
     """
+    if options.sandbox_url is not None:
+        sandbox_at(options.sandbox_url, config)
+    elif not config.upstreams and not options.sandbox:
+        raise ConfigurationError(_NO_UPSTREAM)
     make_private_folder(config.data_dir)
     _allow_open_files(2 * config.server.connections_max)
     with _only_server(config), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -134,12 +144,10 @@ async def _serve(config: Config, options: ServeOptions, environ: Mapping[str, st
         if options.sandbox:
             sandbox_url = await stack.enter_async_context(_sandbox(config))
         if sandbox_url is not None:
-            config = with_sandbox(config, sandbox_url, is_ours=options.sandbox)
-        if not config.upstreams:
-            raise ConfigurationError(_NO_UPSTREAM)
+            config = stack.enter_context(with_sandbox(config, sandbox_url, is_ours=options.sandbox))
         ports = stack.enter_context(_reserved_ports(config.server))
         runtime = await stack.enter_async_context(open_runtime(config, environ=environ))
-        key = await _prepare(runtime, with_key=sandbox_url is not None)
+        key = await _prepare(runtime, is_simulated=sandbox_url is not None)
         ready = Ready(ports.public.url, f"{ports.metrics.url}/metrics", sandbox_url, key)
         try:
             await _run(runtime, ports, stop, lambda: _announce(ready, options))
@@ -165,11 +173,16 @@ async def _run(
             _listener(app, settings, ports.public),
         ):
             announce()
-            runtime.log.info("server.started", url=ports.public.url)
+            runtime.log.info("server.started", url=ports.public.url, store=_describe_store(runtime))
             await stop.wait()
             await _begin_drain(runtime, app.in_flight_count)
         await runtime.background.drain()
         loops.cancel()
+
+
+def _describe_store(runtime: Runtime) -> str:
+    name = runtime.db.name
+    return f"{name}: one server process" if name == "sqlite" else name
 
 
 async def _begin_drain(runtime: Runtime, requests_count: int) -> None:
@@ -187,7 +200,7 @@ async def _begin_drain(runtime: Runtime, requests_count: int) -> None:
 @asynccontextmanager
 async def _listener(app: ASGIApp, settings: ServerConfig, port: Port) -> AsyncIterator[None]:
     """Run one server for `app` until left; requests in progress then end first."""
-    server = Server(
+    server = _Server(
         app,
         address=port.address,
         port=port.number,
@@ -202,13 +215,46 @@ async def _listener(app: ASGIApp, settings: ServerConfig, port: Port) -> AsyncIt
             max_buffer_size=settings.head_bytes_max,
         ),
     )
+    server.unread_timeout_s = settings.head_timeout_s
     async with asyncio.TaskGroup() as group:
-        group.create_task(server.serve())
+        serving = group.create_task(server.serve())
         try:
             await _wait_for_listener(port)
             yield
         finally:
             server.stop()  # type: ignore[no-untyped-call]
+            await _let_go(app, serving)
+
+
+class _Server(Server):
+    """Granian's server, which also lets go of clients that don't read their answers."""
+
+    unread_timeout_s = 0.0
+
+    def _init_shared_socket(self) -> None:
+        """Make the listening socket here, where its options can be set; connections inherit them.
+
+        Without one, a client that leaves its answer unread holds its connection for ever.
+        """
+        holder = SocketSpec(self.bind_addr, self.bind_port, self.backlog).build()
+        self._shd = holder  # type: ignore[assignment]  # as where sockets can't be shared by port
+        self._ssp = None
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            with socket.fromfd(holder.get_fd(), socket.AF_INET, socket.SOCK_STREAM) as listening:
+                unread_timeout_ms = int(self.unread_timeout_s * 1000)
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_timeout_ms)
+
+
+async def _let_go(app: ASGIApp, serving: "asyncio.Task[None]") -> None:
+    """Wait until no request is in progress, then shortly for those who have no claim to more.
+
+    The server itself would wait for every connection on which anything has begun: for half a head
+    until its deadline, for an answer that nobody reads for ever.
+    """
+    while getattr(app, "in_flight_count", 0) and not serving.done():  # noqa: ASYNC110 - it only counts
+        await asyncio.sleep(_STOP_LOOK_S)
+    await asyncio.wait([serving], timeout=_STOP_LINGER_S)
+    serving.cancel()
 
 
 @contextmanager
@@ -280,6 +326,17 @@ def _only_server(config: Config) -> Iterator[None]:
 @asynccontextmanager
 async def _sandbox(config: Config) -> AsyncIterator[str]:
     """Run the simulated upstream in this process, over real HTTP on its own port."""
+    async with AsyncExitStack() as stack:
+        try:
+            sandbox = await stack.enter_async_context(_started_sandbox(config))
+        except (OSError, sqlite3.Error, StateInUseError) as error:
+            raise ConfigurationError(f"The sandbox can't start: {error}") from error
+        yield sandbox.url
+
+
+@asynccontextmanager
+async def _started_sandbox(config: Config) -> AsyncIterator[RunningSandbox]:
+    """Run it on its usual port, or on a free one if that is taken."""
     settings = SandboxSettings(
         data_dir=config.data_dir / "sandbox",
         port=0 if config.server.port == 0 else SANDBOX_PORT,
@@ -288,12 +345,14 @@ async def _sandbox(config: Config) -> AsyncIterator[str]:
     async with AsyncExitStack() as stack:
         try:
             sandbox = await stack.enter_async_context(run_sandbox(settings))
-        except (OSError, StateInUseError) as error:
-            raise ConfigurationError(f"The sandbox can't start: {error}") from error
-        yield sandbox.url
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            sandbox = await stack.enter_async_context(run_sandbox(replace(settings, port=0)))
+        yield sandbox
 
 
-async def _prepare(runtime: Runtime, *, with_key: bool) -> str | None:
+async def _prepare(runtime: Runtime, *, is_simulated: bool) -> str | None:
     """Make sure of project `default`, the bootstrap key and, for the sandbox, a kept key."""
     await admin.ensure_default_project(runtime)
     if runtime.config.bootstrap_key is not None:
@@ -303,23 +362,38 @@ async def _prepare(runtime: Runtime, *, with_key: bool) -> str | None:
     ).items():
         where = f"{upstream}/{credential}"
         runtime.log.error("observer.route_missing", route=where, tasks_count=count)
-    return await _sandbox_key(runtime) if with_key else None
+    if is_simulated:
+        return await _sandbox_key(runtime)
+    await _revoke_sandbox_key(runtime)
+    return None
 
 
 async def _sandbox_key(runtime: Runtime) -> str:
     """Return the key kept in the data folder; make one if it is missing or no longer valid."""
     path = runtime.config.data_dir / SANDBOX_KEY_FILE
     if path.exists():
-        key = path.read_text().strip()
+        kept = path.read_bytes().strip()
         with suppress(Unauthenticated):
-            await authenticate(runtime, key.encode())
-            return key
+            await authenticate(runtime, kept)
+            return kept.decode()
         path.unlink()
     created = await admin.create_key(
         runtime, "bootstrap", DEFAULT_PROJECT, name="sandbox", kind=KeyKind.TEST
     )
     write_private_file(path, created.key + "\n")
     return created.key
+
+
+async def _revoke_sandbox_key(runtime: Runtime) -> None:
+    """End the key that a trial left in the data folder: what it buys would cost money now."""
+    path = runtime.config.data_dir / SANDBOX_KEY_FILE
+    if not path.exists():
+        return
+    public_id = key_rules.parse(path.read_bytes().strip().decode("latin-1"))
+    if public_id is not None:
+        with suppress(NotFound):
+            await admin.revoke_key(runtime, "bootstrap", public_id)
+    path.unlink()
 
 
 def _announce(ready: Ready, options: ServeOptions) -> None:

@@ -4,6 +4,7 @@
 # What a command needs is loaded inside it, see gateway.cli.main.
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -99,10 +100,10 @@ def sandbox(
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Tell of a sandbox that runs already as of what the operator can mend."""
+    """Tell of a sandbox that can't have its store as of what the operator can mend."""
     from gateway.sandbox.store import StateInUseError
 
     try:
         yield
-    except StateInUseError as error:
-        raise ConfigurationError(f"{error}.") from error
+    except (StateInUseError, sqlite3.Error) as error:
+        raise ConfigurationError(f"The sandbox can't start: {error}.") from error

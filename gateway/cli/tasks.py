@@ -121,7 +121,7 @@ def erase(
     if common.is_json:
         print_json({"erased": erased_count})
     else:
-        print(f"{erased_count} requests erased")
+        print(f"{erased_count} {'request' if erased_count == 1 else 'requests'} erased")
 
 
 def _row(report: "TaskReport") -> dict[str, object]:

@@ -5,21 +5,21 @@ out of it, so that nothing that changes price or limits reaches the upstream ins
 
 What counts as a command, in this order:
 
-- The introducer is a run of two or more dashes of any kind, then spaces or none: the published
-  page prints `-- camerafixed true`, and editors turn `--` into other dashes.
+- The introducer is a run of two or more dashes of any kind, then white space or none: the
+  published page prints `-- camerafixed true`, and editors turn `--` into other dashes.
 - A known name, long or short, in any case, as a whole word: `--dur5` is none.
 - White space or `=`, then the value: everything up to the next white space or introducer. Quotes
   are not special. A command may lack its value: that is a refusal, worded by whoever knows what is
   allowed.
 
-A single long dash, where a word begins, and a run of dashes with a line break behind it, may be a
-typist's or a page's. They are prose, unless what follows reads like a value of that very command.
+A single long dash, where a word begins, may be a typist's. It is prose, unless what follows begins
+like a value of that very command.
 
 Every pattern looks at each character a fixed number of times: time is linear in the text.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -42,11 +42,11 @@ _NAMES: Final[Mapping[str, str]] = {
     "watermark": "watermark",
     "wm": "watermark",
 }
-_WHOLE: Final = re.compile(r"[+-]?[0-9]+(?:\.0*)?\Z")
-_FLAG: Final = re.compile(r"true\Z|false\Z", re.IGNORECASE)
-_READS_LIKE_A_VALUE: Final[Mapping[str, re.Pattern[str]]] = {
-    "resolution": re.compile(r"[0-9]+[pk]\Z", re.IGNORECASE),
-    "ratio": re.compile(r"[0-9]+[:\uff1a][0-9]+\Z|adaptive\Z|keep_ratio\Z", re.IGNORECASE),
+_WHOLE: Final = re.compile(r"[+-]?[0-9]")
+_FLAG: Final = re.compile(r"true|false", re.IGNORECASE)
+_BEGINS_LIKE_A_VALUE: Final[Mapping[str, re.Pattern[str]]] = {
+    "resolution": re.compile(r"[0-9]+[pk]", re.IGNORECASE),
+    "ratio": re.compile(r"[0-9]+[:\uff1a][0-9]|adaptive|keep_ratio", re.IGNORECASE),
     "duration": _WHOLE,
     "frames": _WHOLE,
     "framespersecond": _WHOLE,
@@ -64,7 +64,7 @@ _COMMAND: Final = re.compile(
     rf"""
     [{_DASH}]
     (?: (?<![{_DASH}]{{2}}) (?P<run>[{_DASH}]++) | (?<=[{_LONG}])(?<![^{_SPACE}].) )
-    (?P<gap>[{_SPACE}]*+)
+    [{_SPACE}]*+
     (?P<name>(?ai:{"|".join(_NAMES)}))
     (?= [{_SPACE}=] | [{_DASH}]{{2}} | \Z )
     (?: [{_SPACE}]*+ = )?
@@ -115,6 +115,19 @@ def lift_commands(text: str) -> LiftedText:
     raise refuse("content", "text commands are nested in each other")
 
 
+def find_spread_command(prompts: Sequence[str]) -> Command | None:
+    """Return a command that appears where `prompts`, none of which holds one, are read as one text.
+
+    Upstreams join texts with nothing, a space or a line break between; the last two come to the
+    same, as a command takes any white space.
+    """
+    for separator in ("", " "):
+        _, commands = _lift_once(separator.join(prompts))
+        if commands:
+            return commands[0]
+    return None
+
+
 def _lift_once(text: str) -> tuple[str, list[Command]]:
     commands: list[Command] = []
     parts: list[str] = []
@@ -122,20 +135,16 @@ def _lift_once(text: str) -> tuple[str, list[Command]]:
     for match in _COMMAND.finditer(text):
         name, value = match["name"].lower(), match["value"]
         parameter = _NAMES[name]
-        if _is_doubtful(match) and not _READS_LIKE_A_VALUE[parameter].match(value):
-            continue
         if _LEADING_DASH.match(value):
             value = f"-{value[1:]}"
+        if match["run"] is None and not _BEGINS_LIKE_A_VALUE[parameter].match(value):
+            continue
         commands.append(Command(parameter, value, f"--{name}"))
         parts.append(text[rest_starts : match.start()])
         rest_starts = match.end()
     if not commands:
         return text, commands
     return _join([*parts, text[rest_starts:]]), commands
-
-
-def _is_doubtful(match: re.Match[str]) -> bool:
-    return match["run"] is None or _LINE_BREAK.search(match["gap"]) is not None
 
 
 def _join(parts: list[str]) -> str:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
-from gateway.domain.commands import Command, lift_commands
+from gateway.domain.commands import Command, find_spread_command, lift_commands
 from gateway.domain.media import MediaKind, check_media
 from gateway.domain.models import Mode
+from gateway.domain.names import check_names
 from gateway.domain.policy import NormalizePolicy, UnknownFields
 from gateway.domain.refusals import (
     describe,
@@ -32,6 +33,7 @@ class ItemType(StrEnum):
 
 
 _ITEM_TYPES: Final[Mapping[str, ItemType]] = {item_type.value: item_type for item_type in ItemType}
+_KNOWN_FIELDS: Final = frozenset({"type", "role", *_ITEM_TYPES})
 
 
 class Role(StrEnum):
@@ -73,17 +75,22 @@ class Item:
     role: Role | None = None
     extra: JsonObject = field(default_factory=dict, repr=False)
     inner_extra: JsonObject = field(default_factory=dict, repr=False)
+    path: str = field(default="", repr=False, compare=False)
+    """Where the client wrote it, such as `content[0]`."""
 
     def as_json(self, value: str | None = None) -> dict[str, object]:
-        """Return the item in the form of the body, with `value` in place of its own."""
+        """Return the item in the form of the body, with `value` in place of its own.
+
+        Known fields come last: to a reader that takes two names for one, they are what counts.
+        """
         value = self.value if value is None else value
         payload: object = value
         if self.type is not ItemType.TEXT:
-            payload = {inner_key(self.type): value, **self.inner_extra}
-        item: dict[str, object] = {"type": self.type.value, self.type.value: payload}
+            payload = {**self.inner_extra, inner_key(self.type): value}
+        item: dict[str, object] = {**self.extra, "type": self.type.value, self.type.value: payload}
         if self.role is not None:
             item["role"] = self.role.value
-        return {**item, **self.extra}
+        return item
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +144,27 @@ def read_content(value: object, policy: NormalizePolicy) -> Content:
             prompt = lifted.prompt
             kept.append(replace(item, value=prompt, stored=prompt) if lifted.commands else item)
     if not kept:
-        raise refuse_missing("content", "a text or media beside the commands")
+        lacking = "a text or media beside the commands"
+        raise refuse_missing(
+            "content", lacking if commands else "a text that is not blank, or media"
+        )
+    _check_texts_together(kept)
     return Content(tuple(kept), tuple(commands), _find_mode(kept), _count_media(kept))
+
+
+def _check_texts_together(items: Sequence[Item]) -> None:
+    prompts = [item.value for item in items if item.type is ItemType.TEXT]
+    command = find_spread_command(prompts) if len(prompts) > 1 else None
+    if command is not None:
+        problem = f"the text command {command.spelled} is spread over several texts"
+        raise refuse("content", f"{problem}; write it inside one text")
 
 
 def _read_item(raw: object, path: str, policy: NormalizePolicy) -> Item:
     if not isinstance(raw, Mapping):
         raise refuse(path, f"{describe(raw)} is given, an object with a type is allowed")
     given = {name: value for name, value in raw.items() if value is not None}
+    check_names(given, _KNOWN_FIELDS, path)
     item_type = _read_type(given.pop("type", None), f"{path}.type")
     path_of_payload = f"{path}.{item_type}"
     payload = given.pop(item_type, None)
@@ -158,7 +178,7 @@ def _read_item(raw: object, path: str, policy: NormalizePolicy) -> Item:
     if item_type is ItemType.TEXT:
         if not isinstance(payload, str):
             raise refuse(path_of_payload, f"{describe(payload)} is given, a text is allowed")
-        return Item(item_type, payload, payload, extra=given)
+        return Item(item_type, payload, payload, extra=given, path=path)
     value, inner_extra = _read_payload(payload, inner_key(item_type), path_of_payload, policy)
     stored = value
     if rules:
@@ -166,7 +186,7 @@ def _read_item(raw: object, path: str, policy: NormalizePolicy) -> Item:
     elif len(value) > DRAFT_TASK_ID_CHARS_MAX:
         problem = f"at most {DRAFT_TASK_ID_CHARS_MAX} characters are allowed"
         raise refuse(f"{path_of_payload}.id", problem)
-    return Item(item_type, value, stored, role, given, inner_extra)
+    return Item(item_type, value, stored, role, given, inner_extra, path)
 
 
 def _read_type(value: object, path: str) -> ItemType:
@@ -194,6 +214,7 @@ def _read_payload(
     if not isinstance(payload, Mapping):
         raise refuse(path, f"{describe(payload)} is given, an object with {key} is allowed")
     given = {name: value for name, value in payload.items() if value is not None}
+    check_names(given, (key,), path)
     value = given.pop(key, None)
     if value is None or value == "":
         raise refuse_missing(f"{path}.{key}")

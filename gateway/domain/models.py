@@ -174,5 +174,11 @@ class Catalog:
     families: Mapping[str, Family]
     by_model: Mapping[str, Family]
 
+    @property
+    def resolutions(self) -> tuple[str, ...]:
+        """What some family makes."""
+        named = (name for family in self.families.values() for name in family.resolutions)
+        return tuple(dict.fromkeys(named))
+
     def find(self, model: str) -> Family | None:
         return self.by_model.get(model)

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Final
 
-from gateway.domain.models import ADAPTIVE
+from gateway.domain.models import ADAPTIVE, DURATION_MAX_S
 
 SAFETY_IDENTIFIER_CHARS_MAX: Final = 64
 FRAMES_PER_SECOND: Final = 24
+FRAMES_MAX: Final = FRAMES_PER_SECOND * DURATION_MAX_S
 KEEP_RATIO: Final = "keep_ratio"
 
 _WHOLE_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,18}(?:\.0{0,18})?\Z")
@@ -124,10 +125,14 @@ def _read_tools(value: object) -> tuple[str, ...] | None:
 _FLAG: Final = Reading(_read_flag, "true, false")
 
 READINGS: Final[Mapping[str, Reading]] = {
-    "resolution": _word(_RESOLUTION, "480p, 720p, 1080p, 4k"),
+    "resolution": _word(_RESOLUTION, "words such as 480p and 4k"),
     "ratio": _word(_RATIO, "ratios such as 16:9, and adaptive"),
-    "duration": Reading(_whole(-_INT32_MAX, _INT32_MAX).read, "whole seconds from 1 on, or -1"),
-    "frames": Reading(_whole(-_INT32_MAX, _INT32_MAX).read, "whole numbers from 1 on"),
+    "duration": Reading(
+        _whole(-_INT32_MAX, _INT32_MAX).read, f"whole seconds from 1 to {DURATION_MAX_S}, or -1"
+    ),
+    "frames": Reading(
+        _whole(-_INT32_MAX, _INT32_MAX).read, f"whole numbers from 1 to {FRAMES_MAX}"
+    ),
     "framespersecond": Reading(_whole(FRAMES_PER_SECOND, FRAMES_PER_SECOND).read, "24"),
     # Pages differ on the upper end: 2^31-1 or 2^32-1.
     "seed": _whole(-1, 2**32 - 1),
@@ -143,6 +148,6 @@ READINGS: Final[Mapping[str, Reading]] = {
     "safety_identifier": Reading(
         _read_identifier, f"1 to {SAFETY_IDENTIFIER_CHARS_MAX} printable characters"
     ),
-    "output_format": _word(_WORD, "mp4, mov"),
-    "omni_reference_task_type": _word(_WORD, "auto, reference, edit, extend"),
+    "output_format": _word(_WORD, "words such as mp4, mov"),
+    "omni_reference_task_type": _word(_WORD, "words such as auto, edit"),
 }

@@ -5,7 +5,16 @@ from enum import StrEnum
 
 
 class Validation(StrEnum):
-    """What a violated per-model rule does. Shape, conflicts and prices are always enforced."""
+    """What a violated per-model rule does.
+
+    `warn` forwards what the vendor knows though the model's rules don't list it. It still refuses:
+
+    - a value of another shape than its field's, which for `service_tier`, `framespersecond` and
+      `tools` is the vendor's own words;
+    - what contradicts itself: a command and a field, content that can't go together, the case of
+      a known name;
+    - what leaves the price unknown: see `find_price_violation` in `gateway/domain/rules.py`.
+    """
 
     ENFORCE = "enforce"
     WARN = "warn"

@@ -57,6 +57,8 @@ def refuse_missing(param: str, hint: str = "") -> MissingParameter:
     return MissingParameter(f"{message}: {hint}." if hint else f"{message}.", param=param)
 
 
-def refuse_unknown(param: str) -> InvalidRequest:
-    """Return the error for a field that nobody knows, where such fields are refused."""
-    return InvalidRequest(f"the parameter {param} is unknown to this gateway.", param=param)
+def refuse_unknown(param: str, meant: str = "") -> InvalidRequest:
+    """Return the error for a field that nobody knows, and that might be `meant` for another."""
+    message = f"the parameter {param} is unknown to this gateway"
+    message = f"{message}, did you mean {meant}?" if meant else f"{message}."
+    return InvalidRequest(message, param=param)

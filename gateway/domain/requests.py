@@ -17,6 +17,7 @@ from gateway.domain.commands import Command
 from gateway.domain.content import Content, Item, read_content
 from gateway.domain.media import check_web_address
 from gateway.domain.models import ADAPTIVE, Catalog, Family, Mode
+from gateway.domain.names import check_names
 from gateway.domain.parameters import KEEP_RATIO, PARAMETER_NAMES, READINGS, Parameters
 from gateway.domain.policy import NormalizePolicy, UnknownFields, Validation
 from gateway.domain.refusals import describe, refuse, refuse_missing, refuse_unknown, show
@@ -63,6 +64,11 @@ class NormalizedRequest:
         return self.content[0].value if self.mode is Mode.DRAFT else None
 
     @property
+    def draft_task_param(self) -> str:
+        """Where the client gave that id, such as `content[0].draft_task.id`."""
+        return f"{self.content[0].path}.draft_task.id" if self.mode is Mode.DRAFT else ""
+
+    @property
     def resolution(self) -> str | None:
         """The resolution given, or the family's default."""
         allowed = self.family.modes[self.mode].resolutions if self.mode in self.family.modes else ()
@@ -101,15 +107,18 @@ def normalize(
     Raises InvalidRequest, MissingParameter or ModelNotFound. A large data URI costs a hash: call
     this off the event loop for large bodies.
     """
+    check_names((name for name, value in body.items() if value is not None), _KNOWN_FIELDS)
     model = _read_model(body.get("model"))
     family = catalog.find(model)
     if family is None:
         raise _refuse_model(model)
     content = read_content(body.get("content"), policy)
     label = _DATE.sub("", model) if model in family.ids else family.name
-    scope = Scope(label, family, content.mode, content.counts)
+    scope = Scope(label, family, content.mode, content.counts, policy.validation)
     given = _settle(_read_parameters(body, content, scope), scope)
-    warnings = tuple(_check_rules(scope, given, policy))
+    warnings = tuple(_check_rules(scope, given, catalog))
+    if "frames" in given and "frames" in family.parameters:
+        given.pop("duration", None)  # Upstream, frames wins; so only frames is priced and sent.
     ratio = given.get("ratio")
     text_commands: tuple[Command, ...] = ()
     if isinstance(ratio, str) and ratio in family.command_ratios:
@@ -170,7 +179,7 @@ def _read_parameters(
 def _read_parameter(name: str, value: object, scope: Scope, *, spelled: str) -> object:
     read = READINGS[name].read(value)
     if read is None:
-        raise scope.refuse_value(name, value, spelled=spelled)
+        raise scope.refuse_shape(name, value, spelled=spelled)
     if read == KEEP_RATIO and name == "ratio":
         if not scope.counts.images:
             raise scope.refuse(name, f"{KEEP_RATIO} is given, it needs an image", spelled=spelled)
@@ -186,8 +195,6 @@ def _settle(given: dict[str, object], scope: Scope) -> dict[str, object]:
         for name, value in given.items()
         if value != () and not scope.means_absence(name, value)
     }
-    if "frames" in settled and "frames" in family.parameters:
-        settled.pop("duration", None)  # Upstream, frames wins; so only frames is priced and sent.
     makes_draft = settled.get("draft") and scope.mode is not Mode.DRAFT
     if makes_draft and family.draft and "resolution" not in settled:
         # A draft has one resolution, and it is not the family's default.
@@ -196,13 +203,13 @@ def _settle(given: dict[str, object], scope: Scope) -> dict[str, object]:
 
 
 def _check_rules(
-    scope: Scope, given: Mapping[str, object], policy: NormalizePolicy
+    scope: Scope, given: Mapping[str, object], catalog: Catalog
 ) -> Iterator[RuleWarning]:
     for violation in find_violations(scope, given):
-        if policy.validation is Validation.ENFORCE:
+        if scope.validation is Validation.ENFORCE:
             raise violation.error
         yield RuleWarning(violation.rule, violation.error.message)
-    if error := find_price_violation(scope, given):
+    if error := find_price_violation(scope, given, catalog.resolutions):
         raise error
 
 

@@ -1,12 +1,13 @@
 """What a model allows, checked against the catalog, in the words of the vendor's own refusals."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from gateway.domain.models import OPEN_ENDED, Family, Mode, ModeRules
-from gateway.domain.parameters import READINGS
+from gateway.domain.models import DURATION_MAX_S, OPEN_ENDED, Family, Mode, ModeRules
+from gateway.domain.parameters import FRAMES_MAX, READINGS
+from gateway.domain.policy import Validation
 from gateway.domain.refusals import join, show
 from gateway.errors import InvalidRequest
 
@@ -63,6 +64,7 @@ class Scope:
     family: Family
     mode: Mode
     counts: MediaCounts
+    validation: Validation
 
     @property
     def mode_rules(self) -> ModeRules:
@@ -85,6 +87,15 @@ class Scope:
         given = "no value" if spelled and value == "" else show(value)
         problem = f"{given} is given, allowed are {allowed or self.allowed(name)}"
         return self.refuse(name, problem, spelled=spelled, code=code)
+
+    def refuse_shape(self, name: str, value: object, *, spelled: str) -> InvalidRequest:
+        """Return the error for a value that is refused whether or not rules only warn."""
+        is_rule_bound = self.validation is Validation.ENFORCE
+        allowed = self.allowed(name) if is_rule_bound else READINGS[name].allowed
+        return self.refuse_value(name, value, spelled=spelled, allowed=allowed)
+
+    def refuse_lacking(self, name: str) -> InvalidRequest:
+        return self.refuse(name, "the model has no such parameter", code=_UNSUPPORTED)
 
     def lacks(self, name: str) -> bool:
         """Whether the model, or the model in this mode, has no such parameter."""
@@ -159,8 +170,7 @@ def _check_references(scope: Scope) -> Iterator[Violation]:
 def _check_support(scope: Scope, given: Mapping[str, object]) -> Iterator[Violation]:
     for name in given:
         if scope.lacks(name):
-            problem = "the model has no such parameter"
-            yield Violation(Rule.PARAMETER, scope.refuse(name, problem, code=_UNSUPPORTED))
+            yield Violation(Rule.PARAMETER, scope.refuse_lacking(name))
 
 
 def _check_values(scope: Scope, given: Mapping[str, object]) -> Iterator[Violation]:
@@ -227,11 +237,28 @@ def _check_task_type(scope: Scope, given: Mapping[str, object]) -> Iterator[Viol
             yield Violation(Rule.TASK_TYPE, error)
 
 
-def find_price_violation(scope: Scope, given: Mapping[str, object]) -> InvalidRequest | None:
-    """Return what no request may hold, whatever its model: a length that can't be priced."""
-    duration, frames = given.get("duration"), given.get("frames")
-    if isinstance(duration, int) and duration != OPEN_ENDED and not 1 <= duration <= 3600:
-        return scope.refuse_value("duration", duration)
-    if isinstance(frames, int) and not 1 <= frames <= 24 * 3600:
-        return scope.refuse_value("frames", frames)
-    return None
+def find_price_violation(
+    scope: Scope, given: Mapping[str, object], resolutions: Sequence[str]
+) -> InvalidRequest | None:
+    """Return what is refused though rules only warn, as no price would cover what may be made.
+
+    That is, whatever the model, a length beyond all bounds. On a model with rules it is also a
+    resolution other than `resolutions`, those of all models; `frames` where the model has none, so
+    that it or the duration might count; and a draft that isn't as the model's drafts are.
+    """
+    duration, frames, resolution = (
+        given.get("duration"),
+        given.get("frames"),
+        given.get("resolution"),
+    )
+    if isinstance(duration, int) and duration != OPEN_ENDED and not 1 <= duration <= DURATION_MAX_S:
+        return scope.refuse_value("duration", duration, allowed=READINGS["duration"].allowed)
+    if isinstance(frames, int) and not 1 <= frames <= FRAMES_MAX:
+        return scope.refuse_value("frames", frames, allowed=READINGS["frames"].allowed)
+    if not scope.family.has_rules:
+        return None
+    if resolution is not None and resolution not in resolutions:
+        return scope.refuse_value("resolution", resolution, allowed=join(resolutions))
+    if frames is not None and scope.lacks("frames"):
+        return scope.refuse_lacking("frames")
+    return next((violation.error for violation in _check_draft(scope, given)), None)

@@ -20,10 +20,10 @@ _HASHED: Final = re.compile(r"sha256=[0-9a-f]{64}\Z")
 def stored_form(request: NormalizedRequest) -> dict[str, object]:
     """Return the JSON that is stored: a body of the same meaning, without any media data."""
     stored: dict[str, object] = {
+        **request.extra,
         "model": request.model,
         "content": [item.as_json(item.stored) for item in request.content],
         **request.parameters.as_json(),
-        **request.extra,
     }
     if request.callback_url is not None:
         stored["callback_url"] = request.callback_url

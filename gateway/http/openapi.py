@@ -69,8 +69,8 @@ OPERATIONS: Final[Mapping[str, OperationDoc]] = {
     ),
     "list_tasks": OperationDoc(
         "List tasks",
-        "The project's tasks of the last seven days, newest first. A task whose submission is still "
-        "being answered is listed as queued, and is gone again if it is refused.",
+        "The project's tasks of the last seven days, newest first. A task whose submission is "
+        "still being answered is listed as queued, and is gone again if it is refused.",
         _AUTHENTICATED,
         parameters=(
             "page_num",

@@ -28,6 +28,7 @@ EVENTS: Final = frozenset(
         "worker.loop_died",
         "key.created",
         "key.revoked",
+        "key.bootstrap_ended",
         "server.started",
         "server.draining",
         "server.stopped",
@@ -49,15 +50,21 @@ def open_logger(
     level: str = "info",
     form: Literal["auto", "json", "console"] = "auto",
     stream: TextIO | None = None,
+    *,
+    may_colour: bool = True,
 ) -> Logger:
     """Return the gateway's logger, writing to `stream` (stderr if not given).
 
-    Third-party loggers are quietened to warnings: httpx prints whole URLs at INFO.
+    Only a terminal gets colours. Third-party loggers are quietened to warnings: httpx prints whole
+    URLs at INFO.
     """
     target = stream if stream is not None else sys.stderr
     is_console = form == "console" or (form == "auto" and target.isatty())
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        structlog.dev.ConsoleRenderer(
+            colors=may_colour and target.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,
+        )
         if is_console
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
@@ -95,6 +102,21 @@ def mask(text: str) -> str:
     return clean if len(clean) <= _TEXT_CHARS_MAX else clean[:_TEXT_CHARS_MAX] + "..."
 
 
+def find_driver_code(error: BaseException) -> str | None:
+    """Return SQLITE_FULL, a SQLSTATE or the like, if a database's driver is the cause of `error`.
+
+    Of all that a driver says, these words alone hold nothing of any row.
+    """
+    for each in (error, getattr(error, "orig", None)):
+        for attribute in ("sqlite_errorname", "sqlstate"):
+            code = getattr(each, attribute, None)
+            if isinstance(code, str):
+                return code
+    causes = error.exceptions if isinstance(error, BaseExceptionGroup) else (error.__cause__,)
+    codes = (find_driver_code(cause) for cause in causes if cause is not None)
+    return next((code for code in codes if code is not None), None)
+
+
 def _format_exception(
     _logger: object, _method: str, event: MutableMapping[str, object]
 ) -> MutableMapping[str, object]:
@@ -114,4 +136,7 @@ def _format_exception(
         event["trace"] = " > ".join(places[-20:])
         if error.__cause__ is not None:
             event["cause"] = type(error.__cause__).__name__
+        driver_code = find_driver_code(error)
+        if driver_code is not None:
+            event["driver_code"] = driver_code
     return event

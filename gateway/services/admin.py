@@ -78,6 +78,8 @@ async def create_key(
     """Create a key that is shown this once. Raises NotFound if there is no such project."""
     project = await get_project(runtime, project_name)
     _check_models(runtime, models)
+    if not name.isprintable():
+        raise InvalidRequest("The name has characters that can't be printed.", param="name")
     if len(name) > _NAME_CHARS_MAX:
         raise InvalidRequest(
             f"The name has {len(name)} characters, allowed are {_NAME_CHARS_MAX}.", param="name"
@@ -150,6 +152,8 @@ async def rotate_key(runtime: Runtime, actor: str, key_id: str, *, grace_ms: int
 async def install_bootstrap_key(runtime: Runtime, key: str) -> Key:
     """Install a key given from outside for project `default`, once.
 
+    Keys that were installed before stay. One that was revoked stays so, which is logged.
+
     Raises: InvalidRequest, without a character of the key in the message, if it is malformed or a
     well-known example.
     """
@@ -169,12 +173,15 @@ async def install_bootstrap_key(runtime: Runtime, key: str) -> Key:
             f"GATEWAY_BOOTSTRAP_KEY has the public id {public_id} of another key.",
             param="bootstrap_key",
         )
+    if not known.is_valid(runtime.clock.now_ms()):
+        runtime.log.warning("key.bootstrap_ended", key_id=public_id, project=known.project_id)
     return known
 
 
 def _record_of(runtime: Runtime, key: str, project: Project, name: str) -> Key:
     public_id = key_rules.parse(key)
     assert public_id is not None  # noqa: S101 - callers give a key of ours
+    assert runtime.pepper  # noqa: S101 - who makes keys opened the runtime with it
     return Key(
         id=public_id,
         project_id=project.id,

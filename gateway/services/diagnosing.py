@@ -1,16 +1,18 @@
 """What an operator asks first: does this gateway have all that it needs, and if not, what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from gateway.config import UpstreamConfig
 from gateway.domain.projects import AuditEvent
-from gateway.errors import GatewayError, UpstreamFault
-from gateway.ports import Runtime
+from gateway.errors import ConfigurationError, GatewayError, UpstreamFault
+from gateway.observability.logging import find_driver_code
+from gateway.ports import Runtime, Upstream
+from gateway.runtime import check_of_pepper, describe_wrong_pepper, read_pepper
 from gateway.services.observing import find_orphans
-from gateway.storage import audit, tasks
+from gateway.storage import audit, keys, meta, tasks
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -43,8 +45,10 @@ async def check_database(runtime: Runtime) -> Finding:
     except _Undone:
         return Finding("database", Level.OK, f"{runtime.db.name} answers, is migrated and writable")
     except GatewayError as error:
+        code = find_driver_code(error)
+        message = f"{error.message.rstrip('.')} ({code})" if code else error.message
         return Finding(
-            "database", Level.FAIL, error.message, "Check its disk, its rights and who locks it."
+            "database", Level.FAIL, message, "Check its disk, its rights and who locks it."
         )
     raise AssertionError("a write that raises can't return")
 
@@ -66,10 +70,24 @@ async def check_clock(runtime: Runtime) -> Finding:
     return Finding("clock", Level.OK, "not before anything that is stored")
 
 
-async def check_upstreams(runtime: Runtime) -> Sequence[Finding]:
+async def check_pepper(runtime: Runtime) -> Finding:
+    """Whether the pepper is the one that the keys were made with; none is made here."""
+    config, now_ms = runtime.config, runtime.clock.now_ms()
+    try:
+        pepper = read_pepper(config)
+    except ConfigurationError as error:
+        return Finding("pepper", Level.FAIL, str(error), "No key can be checked without it.")
+    if pepper is None and not await runtime.db.read(keys.count_valid, now_ms):
+        return Finding("pepper", Level.OK, "the first key will make one")
+    if pepper is None or not await runtime.db.read(meta.is_pepper, check_of_pepper(pepper), now_ms):
+        return Finding("pepper", Level.FAIL, describe_wrong_pepper(config), "No start without it.")
+    return Finding("pepper", Level.OK, "is the one that the keys were made with")
+
+
+async def check_upstreams(upstreams: Iterable[Upstream]) -> Sequence[Finding]:
     """Whether each upstream takes each of its credentials: one free read each."""
     findings = []
-    for upstream in runtime.upstreams.values():
+    for upstream in upstreams:
         for credential in upstream.credentials:
             name = f"upstream {upstream.name}, credential {credential}"
             try:

@@ -44,10 +44,9 @@ async def get_task(runtime: Runtime, principal: Principal, task_id: str) -> Entr
     """
     entry, result = runtime.status_cache.find(task_id, runtime.clock.monotonic_s())
     runtime.metrics.status_cache.add(result)
-    if entry is None:
+    if entry is None or entry.task.project_id != principal.project_id:
+        # Another project's task costs the same read as an unknown one: time tells nothing either.
         return await _read_task(runtime, principal, task_id)
-    if entry.task.project_id != principal.project_id:
-        raise no_such_task(task_id)
     return entry
 
 
@@ -93,10 +92,10 @@ async def list_tasks(runtime: Runtime, principal: Principal, query: TaskQuery) -
     return TaskPage(page.total, [entry_of(stored, now_s) for stored in page.items])
 
 
-def no_such_task(task_id: str) -> TaskNotFound:
+def no_such_task(task_id: str, param: str = "id") -> TaskNotFound:
     """Return the one answer for a task that is unknown, foreign or deleted."""
     shown = task_id if is_upstream_task_id(task_id) else "given"
-    return TaskNotFound(f"The specified task {shown} is not found.", param="id")
+    return TaskNotFound(f"The specified task {shown} is not found.", param=param)
 
 
 def entry_of(stored: StoredTask, now_s: float) -> Entry:

@@ -32,6 +32,7 @@ from gateway.errors import (
     ModelNotFound,
     Overloaded,
     StorageUnavailable,
+    TaskNotFound,
     UpstreamAccount,
     UpstreamAmbiguous,
     UpstreamUnavailable,
@@ -168,13 +169,14 @@ async def _choose_route(
                 param="model",
             )
         return route, None
-    draft = (await get_task(runtime, principal, request.draft_task_id)).task
-    if draft.upstream_task_id is None:
-        raise no_such_task(request.draft_task_id)
-    pinned = runtime.routing.pin_route(request.model, draft.route.upstream, draft.route.credential)
-    if pinned is None:
-        raise no_such_task(request.draft_task_id)
-    return pinned, draft.upstream_task_id
+    try:
+        draft = (await get_task(runtime, principal, request.draft_task_id)).task
+    except TaskNotFound as error:
+        raise no_such_task(request.draft_task_id, request.draft_task_param) from error
+    route = runtime.routing.pin_route(request.model, draft.route.upstream, draft.route.credential)
+    if route is None or draft.upstream_task_id is None:
+        raise no_such_task(request.draft_task_id, request.draft_task_param)
+    return route, draft.upstream_task_id
 
 
 def _new_task(

@@ -59,6 +59,14 @@ def count(conn: sa.Connection) -> int:
     return conn.execute(sa.select(sa.func.count()).select_from(keys)).scalar_one()
 
 
+def count_valid(conn: sa.Connection, now_ms: int) -> int:
+    """Return how many keys are neither revoked nor expired."""
+    is_alive = sa.or_(keys.c.expires_at_ms.is_(None), keys.c.expires_at_ms > now_ms)
+    return conn.execute(
+        sa.select(sa.func.count()).select_from(keys).where(keys.c.revoked_at_ms.is_(None), is_alive)
+    ).scalar_one()
+
+
 def revoke(conn: sa.Connection, key_id: str, at_ms: int, event: AuditEvent) -> bool:
     """Revoke the key as of `at_ms`. False if there is none, or it was revoked before."""
     return _change(

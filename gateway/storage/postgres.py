@@ -214,7 +214,9 @@ class _Server:
         try:
             return await self.run(engine, fn)
         except StorageUnavailable as error:
-            raise StorageUnavailable(f"The database can't be opened: {error.__cause__}") from error
+            cause = error.__cause__
+            words = cause.orig if isinstance(cause, sa.exc.DBAPIError) else cause
+            raise StorageUnavailable(f"The database can't be opened: {words}") from error
         except sa.exc.DBAPIError as error:
             raise ConfigurationError(f"The schema can't be read or made: {error.orig}") from error
 

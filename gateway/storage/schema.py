@@ -168,6 +168,12 @@ audit_events: Final = _table(
 )
 Index("audit_events_at_idx", audit_events.c.at_ms)
 
+meta: Final = _table(
+    "meta",
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
 # Alembic keeps the revision in this table, and would call it foreign if it were in `metadata`.
 alembic_version: Final = Table(
     "alembic_version",

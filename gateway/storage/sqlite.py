@@ -293,7 +293,9 @@ def _opening(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error, sa.exc.DBAPIError) as error:
-        raise StorageUnavailable(f"The database {path} can't be opened: {error}") from error
+        # The driver's own words: SQLAlchemy adds an address of its documentation.
+        words = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        raise StorageUnavailable(f"The database {path} can't be opened: {words}.") from error
 
 
 def _engine(path: Path, config: StorageConfig, *, foreign_keys: bool = True) -> sa.Engine:

@@ -39,8 +39,8 @@ class Dialect:
     """The configured base URL -> the URL of the collection of tasks."""
     render_submission: Callable[[NormalizedRequest, str, str | None], JsonObject]
     """(request, deployment, upstream's id of the draft) -> the body of the POST."""
-    read_task: Callable[[JsonObject], tuple[str, Observation]]
-    """A task object, perhaps wrapped -> its id, or "", and what it shows."""
+    read_task: Callable[[JsonObject, Sequence[str]], tuple[str, Observation]]
+    """(task object, perhaps wrapped; ids to hide) -> its id, or "", and what it shows."""
     supports_list: bool
     supports_cancel: bool
 
@@ -102,11 +102,13 @@ class HttpUpstream:
             answer = await self._client.get(credential, upstream_task_id)
             if says_task_gone(answer):
                 return None
-            found_id, observation = self._dialect.read_task(read_object(answer))
+            found_id, observation = self._dialect.read_task(read_object(answer), [upstream_task_id])
             if not observation.status and find_error(answer) is not None:
                 raise UpstreamUnavailable("The upstream answered a read with an error.")
-        # Another task's state, from a confused cache, is no news of this one.
-        return observation if found_id in {upstream_task_id, ""} else _NO_NEWS
+        # Another task's state, from a confused cache, is no news of this one. The number of a row,
+        # where ids are no numbers, names no task at all.
+        is_of_row = found_id.isdigit() and not upstream_task_id.isdigit()
+        return observation if is_of_row or found_id in {upstream_task_id, ""} else _NO_NEWS
 
     async def observe_many(
         self, credential: str, upstream_task_ids: Sequence[str]
@@ -122,7 +124,7 @@ class HttpUpstream:
         await _wait_turn(self._lists, credential)
         with self._recorded(Operation.LIST):
             answer = await self._client.list(credential, query)
-            seen = dict(self._dialect.read_task(item) for item in read_items(answer))
+            seen = dict(self._dialect.read_task(item, ()) for item in read_items(answer))
         return {key: seen[key] for key in upstream_task_ids if key in seen}
 
     async def cancel(self, credential: str, upstream_task_id: str) -> None:

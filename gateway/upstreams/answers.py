@@ -7,6 +7,8 @@ from typing import Final
 
 import orjson
 
+from gateway.ids import is_request_id
+
 RETRY_AFTER_S_MAX: Final = 3600
 
 
@@ -40,6 +42,12 @@ def read_retry_after(answer: Answer) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         return None
     return min(int(text), RETRY_AFTER_S_MAX)
+
+
+def read_request_id(answer: Answer) -> str | None:
+    """Return the upstream's id of the request, from the answer's headers."""
+    text = answer.headers.get("x-request-id", "")
+    return text if is_request_id(text) else None
 
 
 def encode_json(value: Mapping[str, object]) -> bytes:

@@ -1,6 +1,7 @@
 """Upstreams' words made fit for clients: accounts, ids, addresses and secrets taken out."""
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 TEXT_CHARS_MAX: Final = 1000
@@ -49,6 +50,10 @@ _CUTS: Final = (
     (_ACCOUNT, r"\1\2[account]"),
     (_LONG_NUMBER, "[number]"),
 )
+# A prompt may speak of hosts, and is the client's own; but not of addresses and accounts of ours.
+_PROMPT_CUTS: Final = tuple(cut for cut in _CUTS if cut[0] not in {_REQUEST_ID, _DATA_URI, _HOST})
+# A shorter one would be found by chance in any text.
+_OWN_ID_CHARS_MIN: Final = 5
 _CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}\Z")
 _PARAM: Final = re.compile(r"[\w.\[\]-]{0,128}\Z", re.ASCII)
 
@@ -63,6 +68,21 @@ def clean_text(text: str) -> str:
     for pattern, replacement in _CUTS:
         text = pattern.sub(replacement, text)
     return text.strip()[:TEXT_CHARS_MAX].rstrip()
+
+
+def clean_prompt(text: str) -> str:
+    """Return a prompt as upstreams rewrite it, its lines and length kept, without internals."""
+    for pattern, replacement in _PROMPT_CUTS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def hide_ids(text: str, ids: Iterable[str]) -> str:
+    """Return `text` without `ids`, whatever their shape."""
+    for upstream_id in ids:
+        if len(upstream_id) >= _OWN_ID_CHARS_MIN:
+            text = text.replace(upstream_id, "[id]")
+    return text
 
 
 def reveals_internals(text: str) -> bool:

@@ -37,7 +37,6 @@ OpenTransport = Callable[[], httpx.AsyncBaseTransport]
 """Opens a transport that reports httpx's trace events. Each submit gets one and closes it."""
 
 _CHUNK_BYTES: Final = 64 * 1024
-_READ_CONNECTIONS_MAX: Final = 32
 # Well below the keep-alive of common servers, so that a read seldom meets a closing connection.
 _KEEPALIVE_S: Final = 4.0
 _KEPT_HEADERS: Final = ("retry-after", "x-request-id")
@@ -331,8 +330,8 @@ def _transport_opener(config: UpstreamConfig) -> OpenTransport:
     context = _tls_context(config)
     proxy = _parse_proxy(config, context)
     limits = httpx.Limits(
-        max_connections=_READ_CONNECTIONS_MAX,
-        max_keepalive_connections=_READ_CONNECTIONS_MAX,
+        max_connections=config.read_connections_max,
+        max_keepalive_connections=config.read_connections_max,
         keepalive_expiry=_KEEPALIVE_S,
     )
 

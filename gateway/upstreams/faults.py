@@ -1,12 +1,13 @@
 """Upstreams' refusals: finding the error object in an answer, and saying whose fault it is.
 
-A submit is refused only by an answer that carries an error object of the vendor: a page of text
-may come from a balancer that gave up on a request which its backend goes on to serve.
+A submit is refused only by an answer that says in JSON what is wrong, be it in an error object or
+in plain words. A page of text or HTML leaves it open, also with 429: it may come from a balancer
+that gave up on a request, or on the second try of one, which its backend goes on to serve.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from gateway.errors import (
     UpstreamAccount,
@@ -16,7 +17,12 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from gateway.upstreams.answers import Answer, parse_json, read_retry_after
+from gateway.upstreams.answers import (
+    Answer,
+    parse_json,
+    read_request_id,
+    read_retry_after,
+)
 from gateway.upstreams.cleaning import clean_code, clean_param, clean_text
 
 _NESTING_MAX: Final = 5
@@ -47,6 +53,7 @@ _REQUEST_CODES: Final = (
     "UnsupportedModel",
     "NotFound",
 )
+_MODEL_CODES: Final = ("InvalidEndpointOrModel", "ModelNotFound", "model_not_found")
 _MODERATION_WORDS: Final = (
     "SensitiveContentDetected",
     "RiskDetection",
@@ -72,7 +79,10 @@ _ACCOUNT_CODES: Final = (
 _TRIAL_WORDS: Final = ("free trial", "trial quota", "free quota", "activate", "\u8bd5\u7528")
 # {"code": 0, "message": "ok"} is how resellers say that nothing is wrong.
 _FINE_CODES: Final = frozenset({"", "0", "200", "201", "202", "success", "ok"})
+_NO_MODEL: Final = "The model or endpoint does not exist or you do not have access to it."
 _GONE_CODES: Final = frozenset({"task_not_exist", "task_not_found"})
+
+_Fault = TypeVar("_Fault", bound=UpstreamFault)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,23 +159,57 @@ def _embedded_error(message: str, depth: int) -> ErrorObject | None:
     return find_error_object(value, depth - 1)
 
 
+def _find_plain_words(answer: Answer) -> ErrorObject | None:
+    """Return what `{"error": "words"}` or `{"message": "words"}` says, beside no id of a task."""
+    try:
+        value = parse_json(answer.body)
+    except ValueError:
+        return None
+    if not isinstance(value, Mapping) or "id" in value or "task_id" in value:
+        return None
+    words, message = (
+        text if isinstance(text, str) else "" for text in map(value.get, ("error", "message"))
+    )
+    flat = _read_fields(value)
+    code = flat.code if flat is not None else ""
+    message = message or words
+    if not message.strip() or (code and code.lower() in _FINE_CODES):
+        return None
+    return _embedded_error(message, _NESTING_MAX) or ErrorObject(code or words, message)
+
+
 def submission_fault(answer: Answer, *, definite_5xx: bool) -> UpstreamFault:
     """Return what a complete answer without a task id says about a submit."""
     error = find_error(answer)
     status = answer.status
+    is_definite = status in _DEFINITE
+    if error is None and is_definite:
+        error = _find_plain_words(answer)
     if error is not None:
-        if status in _DEFINITE:
-            return _refusal(answer, error)
-        if definite_5xx and status >= 500 and error.is_complete:
-            return _refusal(answer, error)
+        is_definite = is_definite or (definite_5xx and status >= 500 and error.is_complete)
+        if is_definite:
+            return note_request_id(_refusal(answer, error), answer)
     word = clean_code(error.code) if error is not None else ""
-    return UpstreamAmbiguous(
+    fault = UpstreamAmbiguous(
         f"The upstream answered {status} {word}".rstrip() + " to a submission."
     )
+    return note_request_id(fault, answer)
 
 
 def read_fault(answer: Answer) -> UpstreamFault:
     """Return what an answer that is no success says about a read or a cancel, which are free."""
+    return note_request_id(_judge_read(answer), answer)
+
+
+def note_request_id(fault: _Fault, answer: Answer) -> _Fault:
+    """Return `fault`, with the upstream's id of the request for the operator's log."""
+    request_id = read_request_id(answer)
+    if request_id is not None:
+        fault.add_note(f"upstream request id {request_id}")
+    return fault
+
+
+def _judge_read(answer: Answer) -> UpstreamFault:
     error = find_error(answer)
     status = answer.status
     if status in _ACCOUNT_STATUSES or (status in _DEFINITE and error is not None):
@@ -205,13 +249,16 @@ def _refusal(answer: Answer, error: ErrorObject) -> UpstreamFault:
 
 
 def _rejected(answer: Answer, error: ErrorObject, status: int) -> UpstreamRejected:
+    # The upstream's words about a model name our deployment, of which clients know nothing.
+    is_of_model = error.code.startswith(_MODEL_CODES)
+    message = _NO_MODEL if is_of_model else clean_text(error.message)
     return UpstreamRejected(
-        clean_text(error.message) or "The upstream refused the request.",
+        message or "The upstream refused the request.",
         code=clean_code(error.code) or _CODES.get(status, "UpstreamRejected"),
         status=status,
         kind=clean_code(error.kind)
         or _KINDS.get(status, "BadRequest" if status < 500 else "InternalServerError"),
-        param=clean_param(error.param),
+        param="model" if is_of_model else clean_param(error.param),
         retry_after_s=read_retry_after(answer) if status in {429, 503} else None,
     )
 

@@ -4,18 +4,30 @@ A shape we do not know is no news, never a verdict: the observer asks again.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Final, TypeGuard
 
 import orjson
 
 from gateway.domain.tasks import JsonObject, Observation, TaskError
 from gateway.errors import UpstreamAmbiguous, UpstreamUnavailable
-from gateway.ids import is_request_id, is_upstream_task_id
+from gateway.ids import is_upstream_task_id
 from gateway.ports import Submission
-from gateway.upstreams.answers import Answer, parse_json
-from gateway.upstreams.cleaning import clean_code, clean_text, reveals_internals
-from gateway.upstreams.faults import find_error_object, read_fault, submission_fault
+from gateway.upstreams.answers import Answer, parse_json, read_request_id
+from gateway.upstreams.cleaning import (
+    clean_code,
+    clean_prompt,
+    clean_text,
+    hide_ids,
+    reveals_internals,
+)
+from gateway.upstreams.faults import (
+    find_error_object,
+    note_request_id,
+    read_fault,
+    submission_fault,
+)
 
 _FIELD_BYTES_MAX: Final = 32 * 1024
 _UNKNOWN_FIELD_BYTES_MAX: Final = 4 * 1024
@@ -26,9 +38,9 @@ _NUMBER_MAX: Final = 2**63
 _STATUS_CHARS_MAX: Final = 64
 _ENVELOPES_MAX: Final = 3
 
+# Numbers, and words that are shown if they are harmless. _READERS knows the other fields.
 _KNOWN_FIELDS: Final = frozenset(
     {
-        "usage",
         "seed",
         "resolution",
         "ratio",
@@ -40,14 +52,13 @@ _KNOWN_FIELDS: Final = frozenset(
         "priority",
         "generate_audio",
         "draft",
-        "tools",
-        "safety_identifier",
         "output_format",
-        "revised_prompt",
         "subdivisionlevel",
         "fileformat",
     }
 )
+_COUNTERS: Final = frozenset({"completion_tokens", "total_tokens"})
+_URL_FIELDS: Final = frozenset({"video_url", "last_frame_url", "file_url"})
 # The gateway tells these itself, or nobody may know them.
 _OWN_FIELDS: Final = frozenset(
     {
@@ -65,12 +76,22 @@ _OWN_FIELDS: Final = frozenset(
         "failure_reason",
         "fail_reason",
         "gateway",
-        "content",
         "code",
         "data",
         "object",
     }
 )
+# Of a member at any depth, in written JSON: id, task_id, userId, account.
+_ID_NAME: Final = re.compile(
+    r'(?:["_-](?i:u{0,2}id)|[a-z]I[dD])s?":|(?i:account)[^"]{0,64}":', re.ASCII
+)
+_RAW_ID: Final = re.compile(
+    rb'"(?:id|task_?id|data)"\s*:\s*(?:"((?:[^"\\]|\\.){1,200})|([0-9-][0-9.eE+-]{0,40}))',
+    re.IGNORECASE,
+)
+# How much of an answer is searched, and how many ids of it are noted, of 200 characters each.
+_RAW_IDS_MAX: Final = 4
+_RAW_BYTES_MAX: Final = 64 * 1024
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 # An error object beside another status is a left-over, or says that there is none.
 _UNHAPPY: Final = frozenset({"failed", "expired", "cancelled"})
@@ -85,12 +106,16 @@ def read_submission(answer: Answer, *, definite_5xx: bool) -> Submission:
     """
     if not answer.is_success:
         raise submission_fault(answer, definite_5xx=definite_5xx)
-    upstream_task_id = _find_id(_parse_lenient(answer))
-    if upstream_task_id is None:
-        raise UpstreamAmbiguous(
-            f"The upstream answered {answer.status} to a submission, without a task id."
-        )
-    return Submission(upstream_task_id, _request_id(answer))
+    upstream_task_id = _find_submitted(_parse_lenient(answer))
+    if upstream_task_id is not None:
+        return Submission(upstream_task_id, read_request_id(answer))
+    lost = UpstreamAmbiguous(
+        f"The upstream answered {answer.status} to a submission, without a task id."
+    )
+    raw_ids = _find_raw_ids(answer.body)
+    if raw_ids:
+        lost.add_note(f"upstream answered {answer.status} with id {raw_ids}")
+    raise note_request_id(lost, answer)
 
 
 def read_object(answer: Answer) -> JsonObject:
@@ -121,14 +146,31 @@ def read_items(answer: Answer) -> Iterator[JsonObject]:
     return (item for item in items if isinstance(item, dict))
 
 
-def read_task(task: JsonObject) -> tuple[str, Observation]:
-    """Return a task object's id, and what it shows; both are empty for any other object."""
+def read_task(task: JsonObject, own_ids: Sequence[str] = ()) -> tuple[str, Observation]:
+    """Return a task object's id, and what it shows; both are empty for any other object.
+
+    Neither the ids in `task` nor `own_ids` are in what it shows, but for signed addresses.
+    """
+    found_id = find_task_id([task])
     status = task.get("status")
     if not isinstance(status, str):
-        return _text(task, "id"), _NO_NEWS
+        return found_id, _NO_NEWS
+    own_ids = [*own_ids, *task_ids([task])]
     status = clean_text(status)[:_STATUS_CHARS_MAX]
-    error = _read_task_error(task) if status in _UNHAPPY else None
-    return _text(task, "id"), Observation(status, _read_fields(task), error)
+    error = _read_task_error(task, own_ids) if status in _UNHAPPY else None
+    return found_id, Observation(status, _read_fields(task, own_ids), error)
+
+
+def find_task_id(layers: Sequence[JsonObject]) -> str:
+    """Return the outermost id of a task, or nothing. A number may be that of a row: it is last."""
+    found = [value for layer in layers for value in _ids_of(layer)]
+    texts = (value for value in found if isinstance(value, str))
+    return next(texts, "") or next((str(value) for value in found), "")
+
+
+def task_ids(layers: Sequence[JsonObject]) -> Sequence[str]:
+    """Return every id that task objects give themselves."""
+    return [str(value) for layer in layers for value in _ids_of(layer)]
 
 
 def _parse_lenient(answer: Answer) -> object:
@@ -138,73 +180,130 @@ def _parse_lenient(answer: Answer) -> object:
         return None
 
 
-def _find_id(value: object, depth: int = _ENVELOPES_MAX) -> str | None:
+def _ids_of(value: JsonObject) -> Iterator[str | int]:
+    for name in ("id", "task_id"):
+        found = value.get(name)
+        if (isinstance(found, str) and found) or _is_natural(found):
+            yield found
+
+
+def _is_natural(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _find_submitted(value: object) -> str | None:
+    found = list(_submitted_ids(value))
+    ordered = [*(x for x in found if isinstance(x, str)), *(str(x) for x in found)]
+    return next((text for text in ordered if is_upstream_task_id(text)), None)
+
+
+def _submitted_ids(value: object, depth: int = _ENVELOPES_MAX) -> Iterator[str | int]:
     # An answer that holds an error beside an id contradicts itself; it is believed in neither.
     if depth == 0 or not isinstance(value, dict) or find_error_object(value) is not None:
-        return None
-    for name in ("id", "task_id"):
-        text = value.get(name)
-        if isinstance(text, str) and is_upstream_task_id(text):
-            return text
+        return
+    yield from _ids_of(value)
     data = value.get("data")
-    if isinstance(data, str):
-        # A word such as "ok" is no id.
-        has_digit = any(character.isdigit() for character in data)
-        return data if has_digit and len(data) >= 8 and is_upstream_task_id(data) else None
-    return _find_id(data, depth - 1)
+    if isinstance(data, str) or _is_natural(data):
+        # A word such as "ok" is no id, nor is a count of rows.
+        text = str(data)
+        if len(text) >= 8 and any(character.isdigit() for character in text):
+            yield data
+        return
+    yield from _submitted_ids(data, depth - 1)
 
 
-def _request_id(answer: Answer) -> str | None:
-    text = answer.headers.get("x-request-id", "")
-    return text if is_request_id(text) else None
+def _find_raw_ids(body: bytes) -> str:
+    """Return what looks like ids in any body, JSON or not: all that is left of a paid task."""
+    found = _RAW_ID.finditer(body[:_RAW_BYTES_MAX])
+    texts = [
+        (match[1] or match[2]).decode(errors="replace") for match in islice(found, _RAW_IDS_MAX)
+    ]
+    return "".join(c if c.isprintable() else " " for c in ", ".join(texts))
 
 
-def _text(value: JsonObject, name: str) -> str:
-    text = value.get(name)
-    return text if isinstance(text, str) else ""
-
-
-def _read_task_error(task: JsonObject) -> TaskError | None:
+def _read_task_error(task: JsonObject, own_ids: Sequence[str]) -> TaskError | None:
     # `failure_reason` is the older name in list items, `fail_reason` the resellers'.
     for name in ("error", "failure_reason", "fail_reason"):
         value = task.get(name)
         if isinstance(value, str) and value.strip():
-            return TaskError(_NO_REASON, clean_text(value))
+            return TaskError(_NO_REASON, clean_text(hide_ids(value, own_ids)))
         found = find_error_object({"error": value})
         if found is not None:
-            message = clean_text(found.message) or "The upstream gave no reason."
-            return TaskError(clean_code(found.code) or _NO_REASON, message)
+            message = clean_text(hide_ids(found.message, own_ids))
+            code = clean_code(hide_ids(found.code, own_ids))
+            return TaskError(code or _NO_REASON, message or "The upstream gave no reason.")
     return None
 
 
-def _read_fields(task: JsonObject) -> JsonObject:
+def _read_fields(task: JsonObject, own_ids: Sequence[str]) -> JsonObject:
     fields: dict[str, object] = {}
-    content = _read_content(task.get("content"))
-    if content:
-        fields["content"] = content
-    unknown_count = 0
+    unknown: dict[str, object] = {}
     for name, value in task.items():
         if value is None or name in _OWN_FIELDS or not is_plain(value):
             continue
-        if name in _KNOWN_FIELDS:
-            if len(orjson.dumps(value)) <= _FIELD_BYTES_MAX:
-                fields[name] = value
-        elif unknown_count < _UNKNOWN_FIELDS_MAX and _is_showable(name, value):
-            unknown_count += 1
+        read = _READERS.get(name)
+        if read is not None:
+            shown = read(value, own_ids)
+            if shown is not None and len(orjson.dumps(shown)) <= _FIELD_BYTES_MAX:
+                fields[name] = shown
+        elif name not in _KNOWN_FIELDS:
+            unknown[name] = value
+        elif isinstance(value, int | float) or _is_showable(name, value, own_ids):
             fields[name] = value
-    return fields
+    return {**fields, **_pick_showable(unknown, own_ids)}
 
 
-def _read_content(content: object) -> JsonObject:
+def _read_content(value: object, own_ids: Sequence[str]) -> object:
+    if not isinstance(value, dict):
+        return None
     # A signed URL is kept whole: it is what the client came for.
-    if not isinstance(content, dict) or not is_plain(content):
-        return {}
-    kept = {
-        name: value
-        for name, value in content.items()
-        if value is not None and not (name.endswith("_url") and not is_web_url(value))
+    urls = {name: url for name, url in value.items() if name in _URL_FIELDS and is_web_url(url)}
+    others = {name: inner for name, inner in value.items() if name not in _URL_FIELDS}
+    return {**urls, **_pick_showable(others, own_ids)} or None
+
+
+def _read_usage(value: object, own_ids: Sequence[str]) -> object:
+    if not isinstance(value, dict):
+        return None
+    usage: dict[str, object] = {
+        name: count
+        for name, count in value.items()
+        if name in _COUNTERS or (name.endswith("_tokens") and _is_showable(name, 0, own_ids))
+        if _is_count(count)
     }
-    return kept if len(orjson.dumps(kept)) <= _FIELD_BYTES_MAX else {}
+    tools = value.get("tool_usage")
+    if isinstance(tools, dict):
+        counts = {name: count for name, count in tools.items() if _is_count(count)}
+        shown = _pick_showable(counts, own_ids)
+        usage |= {"tool_usage": shown} if shown else {}
+    return usage or None
+
+
+def _read_tools(value: object, own_ids: Sequence[str]) -> object:
+    tools = value if isinstance(value, list) else []
+    types = (tool.get("type") for tool in tools if isinstance(tool, dict))
+    words = (clean_code(hide_ids(word, own_ids)) for word in types if isinstance(word, str))
+    return [{"type": word} for word in words if word] or None
+
+
+def _read_prompt(value: object, own_ids: Sequence[str]) -> object:
+    if not isinstance(value, str) or len(value) > _FIELD_BYTES_MAX:
+        return None
+    return clean_prompt(hide_ids(value, own_ids))
+
+
+def _read_own_word(value: object, own_ids: Sequence[str]) -> object:
+    # The client's own text, which may well look like an id; so only the task's own is taken out.
+    return hide_ids(value, own_ids) if isinstance(value, str) else None
+
+
+_READERS: Final[Mapping[str, Callable[[object, Sequence[str]], object]]] = {
+    "content": _read_content,
+    "usage": _read_usage,
+    "tools": _read_tools,
+    "revised_prompt": _read_prompt,
+    "safety_identifier": _read_own_word,
+}
 
 
 def is_web_url(value: object) -> bool:
@@ -212,11 +311,28 @@ def is_web_url(value: object) -> bool:
     return isinstance(value, str) and value.startswith(("https://", "http://"))
 
 
-def _is_showable(name: str, value: object) -> bool:
-    if not name.isidentifier() or len(name) > 64 or name.endswith("_id"):
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _pick_showable(fields: JsonObject, own_ids: Sequence[str]) -> JsonObject:
+    shown = (
+        (name, value)
+        for name, value in fields.items()
+        if value is not None and _is_showable(name, value, own_ids)
+    )
+    return dict(islice(shown, _UNKNOWN_FIELDS_MAX))
+
+
+def _is_showable(name: str, value: object, own_ids: Sequence[str]) -> bool:
+    if not name.isidentifier() or len(name) > 64:
         return False
-    written = orjson.dumps(value)
-    return len(written) <= _UNKNOWN_FIELD_BYTES_MAX and not reveals_internals(written.decode())
+    written = orjson.dumps({name: value})
+    if len(written) > _UNKNOWN_FIELD_BYTES_MAX:
+        return False
+    text = written.decode()
+    tells = _ID_NAME.search(text) or hide_ids(text, own_ids) != text or reveals_internals(text)
+    return not tells
 
 
 def is_plain(value: object, depth: int = _DEPTH_MAX) -> bool:

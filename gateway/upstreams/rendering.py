@@ -33,10 +33,11 @@ def render_body(
     fields: Mapping[str, object],
     extra: Mapping[str, object],
 ) -> dict[str, object]:
-    """Return the body. Of two fields of one name, the one that we know wins over the unknown."""
-    body = {"model": deployment, "content": content, **fields}
-    for name, value in extra.items():
-        # The upstream's own callback would tell its id of the task to a stranger.
-        if name != "callback_url":
-            body.setdefault(name, value)
-    return body
+    """Return the body. Of two fields of one name, the one that we know wins over the unknown.
+
+    Ours stand last: parsers that overlook the case of names take the last one.
+    """
+    ours = {"model": deployment, "content": content, **fields}
+    # The upstream's own callback would tell its id of the task to a stranger.
+    foreign = extra.keys() - ours.keys() - {"callback_url"}
+    return {name: value for name, value in extra.items() if name in foreign} | ours

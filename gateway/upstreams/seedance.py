@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from gateway.domain.models import Mode
 from gateway.domain.requests import NormalizedRequest
 from gateway.domain.tasks import JsonObject, Observation
 from gateway.upstreams.adapter import Dialect
-from gateway.upstreams.reading import is_web_url, read_task
+from gateway.upstreams.reading import find_task_id, is_web_url, read_task, task_ids
 from gateway.upstreams.rendering import render_body, render_content
 
 _TASKS: Final = "/seedance/generations"
@@ -54,18 +55,21 @@ def tasks_url(base_url: str) -> str:
 def render_submission(
     request: NormalizedRequest, deployment: str, draft_task_id: str | None
 ) -> JsonObject:
-    """Return the body: commands at the end of the prompt, other fields by their full names."""
+    """Return the body: commands at the end of the prompt, other fields by their full names.
+
+    A draft stands alone in the content, so there all of them are fields.
+    """
     fields = request.parameters.as_json()
     commands = [
         f"{command} {_word(fields.pop(name))}"
         for name, command in _COMMANDS.items()
-        if name in fields
+        if name in fields and request.mode is not Mode.DRAFT
     ]
     content = render_content(request, draft_task_id, commands)
     return render_body(deployment, content, fields, request.extra)
 
 
-def read_wrapped_task(task: JsonObject) -> tuple[str, Observation]:
+def read_wrapped_task(task: JsonObject, own_ids: Sequence[str] = ()) -> tuple[str, Observation]:
     """Return the id and the state of a task, bare or inside resellers' envelopes.
 
     The outermost id is the one that the reseller gave us. The innermost object is the vendor's own,
@@ -74,19 +78,19 @@ def read_wrapped_task(task: JsonObject) -> tuple[str, Observation]:
     """
     layers = list(_layers(task))
     if not layers:
-        return read_task(task)
+        return read_task(task, own_ids)
     inner = layers[-1]
     statuses = [_STATUSES.get(word.lower(), word) for word in (_status(layer) for layer in layers)]
     ends = [status for status in statuses if status in _ENDED]
     flat = {
         **inner,
-        "id": _first_text(layers, ("id", "task_id")),
+        "id": find_task_id(layers),
         "status": ends[-1] if ends else statuses[-1],
         "content": inner.get("content") or _found_content(layers),
         "error": next((layer["error"] for layer in reversed(layers) if layer.get("error")), None),
         "fail_reason": _first_text(layers, ("fail_reason", "failure_reason")),
     }
-    return read_task(flat)
+    return read_task(flat, [*own_ids, *task_ids(layers)])
 
 
 def _layers(task: JsonObject) -> Iterator[JsonObject]:

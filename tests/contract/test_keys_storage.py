@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from gateway.ports import Database
-from gateway.storage import audit, keys, projects, requests, tasks
+from gateway.storage import audit, keys, meta, projects, requests, tasks
 from gateway.storage.requests import RequestSelector, StoredRequest
 from tests.support.stored import NOW_MS, a_key, a_project, a_task, an_event
 
@@ -179,3 +179,32 @@ async def test_selects_requests_page_by_page(database: Database) -> None:
     assert await select(RequestSelector(before_ms=NOW_MS + 2)) == [0, 1]
     assert await select(RequestSelector(task_id=a_task(4).id)) == [4]
     assert await select(RequestSelector(task_id=a_task(4).id, project_id="proj_other")) == []
+
+
+async def test_another_pepper_is_adopted_only_while_no_key_works(database: Database) -> None:
+    assert await database.write(meta.adopt_pepper, "first", NOW_MS)
+    assert await database.write(meta.adopt_pepper, "second", NOW_MS)
+    expiring = a_key(1, expires_at_ms=NOW_MS + 10)
+    for key in (expiring, a_key(2)):
+        await database.write(keys.insert, key, an_event(key.id))
+
+    assert await database.write(meta.adopt_pepper, "second", NOW_MS)
+    assert not await database.write(meta.adopt_pepper, "third", NOW_MS)
+    assert await database.read(meta.is_pepper, "second", NOW_MS)
+    assert not await database.read(meta.is_pepper, "third", NOW_MS)
+
+    await database.write(keys.revoke, a_key(2).id, NOW_MS, an_event("revoked"))
+    assert await database.read(keys.count_valid, NOW_MS) == 1
+    assert not await database.write(meta.adopt_pepper, "third", NOW_MS)
+    assert await database.write(meta.adopt_pepper, "third", NOW_MS + 10)
+    assert not await database.read(keys.count_valid, NOW_MS + 10)
+
+
+async def test_of_peppers_adopted_at_once_one_is_kept(database: Database) -> None:
+    await asyncio.gather(
+        *(database.write(meta.adopt_pepper, f"{number}", NOW_MS) for number in range(8))
+    )
+    await database.write(keys.insert, a_key(1), an_event("key"))
+
+    fitting = [await database.read(meta.is_pepper, f"{number}", NOW_MS) for number in range(8)]
+    assert fitting.count(True) == 1

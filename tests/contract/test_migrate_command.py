@@ -34,5 +34,17 @@ def test_makes_a_postgresql_database_usable(
     assert json.loads(capsys.readouterr().out) == {"from": migrated["to"], "to": migrated["to"]}
     assert main(["projects", "list", *common]) == 0
     assert json.loads(capsys.readouterr().out) == [made]
-    assert main(["doctor", *common]) == 0
+    capsys.readouterr()
+    assert main(["doctor", *common]) == 1
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert [each["check"] for each in findings if each["level"] == "fail"] == ["upstreams"]
     assert not list(tmp_path.glob("gateway.db*"))
+
+    assert main(["keys", "create", *common]) == 0
+    monkeypatch.setenv("GATEWAY_AUTH__PEPPER", "another-7Zk2mXv9TbLw4Rn8YcD")
+    capsys.readouterr()
+    assert main(["keys", "create", *common]) == 2
+    assert "auth.pepper" in capsys.readouterr().err
+    assert main(["doctor", *common]) == 1
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert "pepper" in [each["check"] for each in findings if each["level"] == "fail"]

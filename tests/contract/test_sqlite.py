@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from gateway.config import StorageConfig
 from gateway.errors import ConfigurationError, StorageUnavailable
+from gateway.observability.logging import find_driver_code
 from gateway.ports import Database
 from gateway.storage import audit, schema
 from gateway.storage.sqlite import current_revision, open_sqlite
@@ -158,6 +159,7 @@ async def test_a_full_disk_fails_writes_and_needs_no_restart(path: Path) -> None
         full = [error for error in outcomes if isinstance(error, StorageUnavailable)]
         assert full
         assert "database or disk is full" in causes_of(full[0])
+        assert find_driver_code(full[0]) == "SQLITE_FULL"
         assert kept == 1 + len(outcomes) - len(full)
         assert await database.read(count_events) == kept + 1
 

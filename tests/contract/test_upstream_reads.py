@@ -81,6 +81,34 @@ async def test_a_resellers_envelope_is_opened() -> None:
         )
 
 
+@DIALECTS
+@pytest.mark.parametrize(
+    ("asked", "answered", "is_news"),
+    [
+        ("12345", 12345, True),
+        ("12345", 12346, False),
+        ("12345", TASK_ID, False),
+        # The number of a row, beside ids of another shape, is no other task's id.
+        (TASK_ID, 17, True),
+    ],
+)
+async def test_a_number_tells_which_task_an_answer_is_about(
+    dialect: str, asked: str, answered: object, *, is_news: bool
+) -> None:
+    answer = json_answer({"id": answered, "status": "running", "novel": f"of {asked}"})
+    async with RawUpstream(always(answer)) as peer, opened(dialect, peer) as one:
+        expected = Observation("running", {}) if is_news else NO_NEWS
+        assert await one.upstream.observe("main", asked) == expected
+
+
+async def test_tasks_with_numbers_for_ids_are_found_in_a_list() -> None:
+    listed = {"total": 1, "items": [{"id": 12345, "status": "running"}]}
+    async with RawUpstream(always(json_answer(listed))) as peer, opened("ark", peer) as one:
+        seen = await one.upstream.observe_many("main", ["12345"])
+
+    assert seen == {"12345": Observation("running", {})}
+
+
 BROKEN_READS: dict[str, tuple[Script, type[GatewayError], Outcome]] = {
     "hangs up": (closes_after_reading_all, UpstreamUnavailable, Outcome.UNAVAILABLE),
     "no json": (always(answer_bytes(b"<html>")), UpstreamUnavailable, Outcome.UNAVAILABLE),

@@ -127,6 +127,25 @@ def test_a_queued_task_is_cancelled_beside_the_server(
     assert client.get(f"{PATH}/{task_id}").status_code == 200
 
 
+def test_a_task_is_cancelled_beside_a_sandbox_whatever_else_is_configured(
+    gateway: Gateway, client: httpx.Client, tmp_path: Path, captured: Captured
+) -> None:
+    config = tmp_path / "gateway.yaml"
+    config.write_text(
+        "upstreams: [{name: ark, base_url: 'http://127.0.0.1:9', credentials: [{env: GONE}]}]"
+    )
+    exported = {"ARK_API_KEY": "any", "ARK_BASE_URL": "http://127.0.0.1:9/api/v3"}
+
+    for environ in (exported, {"GATEWAY_CONFIG": str(config)}):
+        task_id = submit(client, FOREVER_QUEUED)
+        done = run_program(
+            ["tasks", "cancel", task_id, "--data-dir", str(gateway.data_dir)],
+            captured=captured,
+            environ=environ,
+        )
+        assert done.returncode == 0, done.stderr
+
+
 def test_an_erased_prompt_is_gone_for_its_client_too(
     gateway: Gateway, client: httpx.Client
 ) -> None:
@@ -193,7 +212,6 @@ def test_a_bootstrap_key_works_from_the_first_start_on(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("GATEWAY_BOOTSTRAP_KEY", ""),
         ("GATEWAY_BOOTSTRAP_KEY", "sg_live_canary4Zq8"),
         ("GATEWAY_AUTH__PEPPER", ""),
         ("GATEWAY_AUTH__PEPPER", "canary4Zq8"),
@@ -273,6 +291,18 @@ def test_no_color_is_honoured(gateway: Gateway, client: httpx.Client) -> None:
 
     assert BAR in waited
     assert not COLOUR.search(waited)
+
+
+def test_no_color_is_honoured_by_the_log(gateway: Gateway) -> None:
+    environ = {"GATEWAY_TELEMETRY__LOG_LEVEL": "info"}
+
+    _, coloured = run_on_a_terminal(gateway, "keys", "create", environ=environ)
+    _, plain = run_on_a_terminal(gateway, "keys", "create", environ={**environ, "NO_COLOR": "1"})
+
+    assert "key.created" in coloured
+    assert COLOUR.search(coloured)
+    assert "key.created" in plain
+    assert not COLOUR.search(plain)
 
 
 def test_a_short_command_costs_little(gateway: Gateway, captured: Captured) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.support.captured import Captured
 from tests.support.documents import Block, Shell, read_blocks
 from tests.support.gateway import REPOSITORY, make_environment
+from tests.support.programs import run_sandbox_program
 
 README = REPOSITORY / "README.md"
 THIS_RUN = ("make test\n", "make test-long\n")
@@ -25,7 +27,7 @@ DOCUMENTS = (README, *sorted((REPOSITORY / "docs").glob("*.md")))
 RUNNING = [
     path
     for path in DOCUMENTS
-    if path == README or any(not block.not_run for block in blocks_of(path))
+    if path == README or any(not (block.not_run or block.is_live) for block in blocks_of(path))
 ]
 NOT_RUNNING = [block for path in DOCUMENTS for block in blocks_of(path) if block.not_run]
 
@@ -47,7 +49,7 @@ def lend_environment(copy: Path) -> None:
 def run_blocks(path: Path, copy: Path, captured: Captured) -> None:
     """Run a document's blocks in the copy, on free ports."""
     environ = make_environment({"ARGS": "--port 0", "PYTHONPATH": str(copy)})
-    blocks = [block for block in blocks_of(path) if not block.not_run]
+    blocks = [block for block in blocks_of(path) if not (block.not_run or block.is_live)]
     assert blocks
     with Shell(copy, environ, captured) as shell:
         for block in blocks:
@@ -62,6 +64,35 @@ def test_the_commands_run(path: Path, tmp_path: Path, captured: Captured) -> Non
     copy = copy_repository(tmp_path)
     lend_environment(copy)
     run_blocks(path, copy, captured)
+
+
+def test_the_live_commands_run_with_a_sandbox_for_the_provider(
+    tmp_path: Path, captured: Captured
+) -> None:
+    copy = copy_repository(tmp_path)
+    lend_environment(copy)
+    environ = make_environment(
+        {
+            "PYTHONPATH": str(copy),
+            "GATEWAY_SERVER__PORT": "0",
+            "GATEWAY_SERVER__METRICS_PORT": "0",
+        }
+    )
+    live = [block for block in blocks_of(README) if block.is_live]
+    printed = []
+    with (
+        run_sandbox_program(tmp_path / "provider", captured) as url,
+        Shell(copy, environ, captured) as shell,
+    ):
+        for block in live:
+            code = block.code.replace("ARK_API_KEY=...", "ARK_API_KEY=any")
+            code = code.replace("https://ark.cn-beijing.volces.com", url)
+            printed.append(shell.run(replace(block, code=code)))
+
+    started, made = printed
+    assert "upstream ark, credential default" in started
+    assert "Gateway  http://" in started
+    assert "sg_live_" in made
 
 
 @pytest.mark.parametrize("block", NOT_RUNNING, ids=lambda block: block.place)

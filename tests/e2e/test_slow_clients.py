@@ -1,30 +1,34 @@
 """Clients that hold on to what they were given: each is let go in bounded time, others go on."""
 
 import json
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from tests.e2e.conftest import StartGateway
 from tests.support.captured import Captured
 from tests.support.gateway import Gateway, run_gateway
 from tests.support.published import FOREVER_QUEUED, make_body
 from tests.support.raw_http import RawConnection
 
 PATH = "/seedance/generations"
-DEADLINE_S = 1.0
+DEADLINE_S = 0.6
 LET_GO_S_MAX = 10.0
 """Far more than the deadline, for a busy machine; far less than for ever."""
 CONNECTIONS_MAX = 12
 WAITERS_MAX = 4
 BODIES_MAX = 3
+"""Of one project: half of all."""
 LIMITS = {
     "GATEWAY_SERVER__HEAD_TIMEOUT_S": str(DEADLINE_S),
     "GATEWAY_SERVER__BODY_DEADLINE_S": str(DEADLINE_S),
     "GATEWAY_SERVER__CONNECTIONS_MAX": str(CONNECTIONS_MAX),
-    "GATEWAY_SERVER__BODY_CONCURRENCY_MAX": str(BODIES_MAX),
+    "GATEWAY_SERVER__BODY_CONCURRENCY_MAX": str(2 * BODIES_MAX),
     "GATEWAY_STATUS__WAITERS_MAX": str(WAITERS_MAX),
 }
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -116,12 +120,59 @@ def test_those_who_hold_every_connection_do_not_hold_them_for_ever(
     assert reply.status == 200
 
 
-def test_a_body_too_many_is_turned_away_and_may_come_back(
+@pytest.fixture(scope="module")
+def stranger(gateway: Gateway) -> str:
+    """A key of another project."""
+    made = gateway.run_cli("projects", "create", "other")
+    assert made.returncode == 0, made.stderr
+    return gateway.create_key("--project", "other")
+
+
+def leave_unread(gateway: Gateway, stack: ExitStack) -> None:
+    """Ask for more than any buffer holds, without a key, and read nothing of it."""
+    where = urlsplit(gateway.url)
+    silent = stack.enter_context(socket.socket())
+    silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    silent.connect((where.hostname, where.port))
+    silent.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: a\r\n\r\n" * 8)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such option")
+def test_answers_that_nobody_reads_do_not_hold_connections_for_ever(
     gateway: Gateway, stack: ExitStack
+) -> None:
+    for _ in range(CONNECTIONS_MAX):
+        leave_unread(gateway, stack)
+
+    (late,) = connect(gateway, stack)
+    late.send(LIVEZ)
+
+    (reply,) = late.read_replies(1, LET_GO_S_MAX)
+    assert reply.status == 200
+
+
+def test_who_holds_on_to_a_connection_does_not_hold_up_a_stop(
+    start_gateway: StartGateway, stack: ExitStack
+) -> None:
+    gateway = start_gateway(name="held")
+    leave_unread(gateway, stack)
+    for name in ("silence", "half a head", "idle after an answer", "half a head after an answer"):
+        (each,) = connect(gateway, stack)
+        each.send(starts_of(gateway)[name])
+    assert gateway.count("gateway_http_requests_total", route="/docs/{asset}") > 0
+
+    gateway.process.terminate()
+
+    assert gateway.process.wait(LET_GO_S_MAX) == 0
+
+
+def test_a_body_too_many_is_turned_away_and_may_come_back(
+    gateway: Gateway, stack: ExitStack, stranger: str
 ) -> None:
     body = json.dumps(make_body("--duration never")).encode()
     whole = request(gateway, f"POST {PATH}", f"Content-Length: {len(body)}") + body
-    (late,) = connect(gateway, stack)
+    assert gateway.key is not None
+    late, other = connect(gateway, stack, count=2)
     slow: list[RawConnection] = []
     statuses: list[int] = []
     started_s = time.monotonic()
@@ -136,6 +187,8 @@ def test_a_body_too_many_is_turned_away_and_may_come_back(
         for each in slow:
             each.read_for(0.0)
     turned_away = late.replies()[-1]
+    other.send(whole.replace(gateway.key.encode(), stranger.encode()))
+    (served,) = other.read_replies(1)
     for each in slow:
         each.wait_for_close(LET_GO_S_MAX)
     (again,) = connect(gateway, stack)
@@ -144,6 +197,7 @@ def test_a_body_too_many_is_turned_away_and_may_come_back(
     assert set(statuses) <= {400, 503}
     assert turned_away.error_code == "ServerOverloaded"
     assert int(turned_away.headers["retry-after"]) > 0
+    assert served.status == 400
     assert [reply.status for reply in again.read_replies(1)] == [400]
 
 

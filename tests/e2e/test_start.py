@@ -6,7 +6,7 @@ import socket
 import statistics
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 
 from gateway.app import create_app
+from gateway.cli.serve import SANDBOX_PORT
 from gateway.config import Config, CredentialConfig, ObserverConfig, UpstreamConfig
 from gateway.ports import Runtime
 from gateway.runtime import open_runtime
@@ -120,12 +121,14 @@ def test_a_port_in_use_is_named(tmp_path: Path, captured: Captured) -> None:
 
 
 def test_a_start_without_an_upstream_says_what_to_set(tmp_path: Path, captured: Captured) -> None:
-    refused = run_program(["serve", "--data-dir", str(tmp_path)], captured=captured)
+    folder = tmp_path / "data"
+    refused = run_program(["serve", "--data-dir", str(folder)], captured=captured)
 
     assert refused.returncode == 2
     for word in ("ARK_API_KEY", "ARK_BASE_URL", "--sandbox"):
         assert word in refused.stderr
     assert refused.stdout == ""
+    assert not folder.exists()
 
 
 def test_a_key_without_its_cloud_is_refused(tmp_path: Path, captured: Captured) -> None:
@@ -156,6 +159,96 @@ def test_the_live_start_needs_two_variables(
         assert submitted.status_code == 200, submitted.text
         task_id = submitted.json()["id"]
         assert client.get(f"/seedance/generations/{task_id}").json()["id"] == task_id
+
+
+def test_a_live_start_ends_the_key_of_the_trial_and_a_trial_makes_another(
+    gateway: Gateway, start_gateway: StartGateway, captured: Captured
+) -> None:
+    environ = {"ARK_API_KEY": CREDENTIAL, "ARK_BASE_URL": f"{gateway.sandbox_url}/api/v3"}
+    captured.secrets.add(CREDENTIAL)
+    trial = start_gateway("--sandbox")
+    assert trial.key is not None
+    assert trial.stop() == 0
+    creates = gateway.read_truth()["creates"]
+
+    live = start_gateway("--host", "127.0.0.1", environ=environ)
+
+    with live.open_client(trial.key) as client:
+        refused = client.post("/seedance/generations", json=published.make_body())
+        assert refused.status_code == 401
+    assert gateway.read_truth()["creates"] == creates
+    assert not (live.data_dir / "sandbox-key").exists()
+    revoked = [line for line in live.log_path.read_text().splitlines() if '"key.revoked"' in line]
+    assert len(revoked) == 1
+    assert '"actor": "bootstrap"' in revoked[0]
+    assert trial.key[8:20] in revoked[0]
+    assert live.stop() == 0
+
+    again = start_gateway("--sandbox")
+
+    assert again.key not in {None, trial.key}
+    with again.open_client() as client:
+        assert client.get("/seedance/generations").status_code == 200
+    with again.open_client(trial.key) as client:
+        assert client.get("/seedance/generations").status_code == 401
+
+
+def test_a_kept_key_of_no_use_is_replaced(start_gateway: StartGateway, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    (folder / "sandbox-key").write_bytes(b"\xff\xfe no key")
+
+    started = start_gateway("--sandbox")
+
+    with started.open_client() as client:
+        assert client.get("/seedance/generations").status_code == 200
+
+
+def test_a_broken_store_of_the_sandbox_is_named(tmp_path: Path, captured: Captured) -> None:
+    (tmp_path / "sandbox").mkdir()
+    (tmp_path / "sandbox" / "sandbox.db").write_bytes(b"no database " * 1000)
+
+    for command in ("serve --sandbox", "sandbox"):
+        refused = run_program(
+            [*command.split(), "--port", "0", "--data-dir", str(tmp_path)], captured=captured
+        )
+        assert refused.returncode == 2
+        assert "The sandbox can't start: file is not a database" in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+def test_the_sandbox_takes_a_free_port_where_its_own_is_taken(
+    tmp_path: Path, captured: Captured
+) -> None:
+    with ExitStack() as stack:
+        with suppress(OSError):  # somebody else has it already
+            stack.enter_context(socket.create_server(("127.0.0.1", SANDBOX_PORT)))
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        started = stack.enter_context(
+            run_gateway(
+                tmp_path, captured, ("--sandbox",), {"GATEWAY_SERVER__METRICS_PORT": "0"}, port=port
+            )
+        )
+
+        assert started.sandbox_url != f"http://127.0.0.1:{SANDBOX_PORT}"
+        assert started.read_truth()["creates"] == 0
+
+
+def test_a_start_without_the_pepper_of_its_keys_is_refused(
+    start_gateway: StartGateway, captured: Captured
+) -> None:
+    first = start_gateway("--sandbox")
+    assert first.stop() == 0
+    (first.data_dir / "pepper").unlink()
+
+    refused = run_program(
+        ["serve", "--sandbox", "--port", "0", "--data-dir", str(first.data_dir)], captured=captured
+    )
+
+    assert refused.returncode == 2
+    assert f"{first.data_dir / 'pepper'} is gone" in refused.stderr
+    assert not (first.data_dir / "pepper").exists()
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """Projects and keys through the services, on a real store."""
 
+import io
 import secrets
 
 import pytest
@@ -126,16 +127,20 @@ async def test_a_revoked_key_is_not_rotated(runtime: Runtime) -> None:
         await admin.rotate_key(runtime, "test", old.record.id, grace_ms=DAY_MS)
 
 
-async def test_a_bootstrap_key_is_installed_once_and_stays_revoked(runtime: Runtime) -> None:
+async def test_a_bootstrap_key_is_installed_once_and_stays_revoked(
+    runtime: Runtime, log_stream: io.StringIO
+) -> None:
     key = key_rules.generate(secrets.token_bytes)
 
     first = await admin.install_bootstrap_key(runtime, key)
     again = await admin.install_bootstrap_key(runtime, key)
     await admin.revoke_key(runtime, "test", first.id)
+    assert "key.bootstrap_ended" not in log_stream.getvalue()
     after = await admin.install_bootstrap_key(runtime, key)
 
     assert first.id == again.id
     assert after.revoked_at_ms is not None
+    assert "key.bootstrap_ended" in log_stream.getvalue()
     with pytest.raises(Unauthenticated):
         await authenticate(runtime, header(key))
 

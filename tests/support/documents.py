@@ -2,6 +2,7 @@
 
 README.md: every `sh` and `console` block runs, unless `<!-- not run: REASON -->` stands before it.
 docs/*.md: those run that have `<!-- run -->` before them.
+Blocks with `<!-- live -->` before them run by themselves: a sandbox stands in for the provider.
 
 The blocks of a document share a copy of the repository and their variables. A block may start a
 server: the shell goes on as soon as that has said where it listens. A `json` block right behind
@@ -33,6 +34,7 @@ _BLOCK: Final = re.compile(
 )
 _NOT_RUN: Final = re.compile(r"not run: (?P<reason>\S.*)\Z")
 _RUN: Final = "run"
+_LIVE: Final = "live"
 _LISTENING: Final = re.compile(r"(Gateway|Metrics|Sandbox|Key) +(\S+)")
 _PUBLISHED_URLS: Final = {
     "Gateway": "http://127.0.0.1:8080",
@@ -40,6 +42,7 @@ _PUBLISHED_URLS: Final = {
     "Sandbox": "http://127.0.0.1:8081",
 }
 _LAST_SAID: Final = "Key"
+_LAST_SAID_LIVE: Final = "Metrics"
 _STATE: Final = ".variables"
 _SCRIPT: Final = f"set -a; if [ -f {_STATE} ]; then . ./{_STATE}; fi\n{{}}\nexport -p > {_STATE}\n"
 _STOP_S_MAX: Final = 30.0
@@ -53,6 +56,7 @@ class Block:
     code: str
     not_run: str
     answer: str | None
+    is_live: bool = False
 
 
 def read_blocks(text: str, name: str, *, runs_unmarked: bool) -> Iterator[Block]:
@@ -71,8 +75,8 @@ def read_blocks(text: str, name: str, *, runs_unmarked: bool) -> Iterator[Block]
             code = "".join(re.findall(r"^\$ (.*\n)", code, re.MULTILINE))
         if reason is not None:
             yield Block(place, code, reason["reason"], match["answer"])
-        elif mark == _RUN or runs_unmarked:
-            yield Block(place, code, "", match["answer"])
+        elif mark in {_RUN, _LIVE} or runs_unmarked:
+            yield Block(place, code, "", match["answer"], is_live=mark == _LIVE)
 
 
 @dataclass(slots=True)
@@ -115,7 +119,7 @@ class Shell:
                 start_new_session=True,
             )
         self.servers.append(process)
-        printed = self._read(process)
+        printed = self._read(process, _LAST_SAID_LIVE if block.is_live else _LAST_SAID)
         if process.poll() is not None:
             problem = log_path.read_text()[-2000:]
             assert process.returncode == 0, f"{block.place}: {code}{printed}{problem}"
@@ -123,7 +127,7 @@ class Shell:
             assert set(json.loads(printed)) == set(json.loads(block.answer)), block.place
         return printed
 
-    def _read(self, process: subprocess.Popen[str]) -> str:
+    def _read(self, process: subprocess.Popen[str], last_said: str) -> str:
         """Return the output up to its end, or up to where a server says that it listens."""
         assert process.stdout is not None
         printed = ""
@@ -136,6 +140,7 @@ class Shell:
                 self.urls[_PUBLISHED_URLS[said[1]]] = said[2]
             elif said[1] == _LAST_SAID:
                 self.captured.add_key(said[2])
+            if said[1] == last_said:
                 return printed
         process.wait()
         return printed

@@ -104,13 +104,15 @@ def run_gateway(
     captured: Captured,
     arguments: Sequence[str] = ("--sandbox",),
     environ: Mapping[str, str] | None = None,
+    *,
+    port: int = 0,
 ) -> Iterator[Gateway]:
-    """Run `serve` on free ports until the block is left.
+    """Run `serve` on free ports, or a public one that is given, until the block is left.
 
     Raises: AssertionError, with the end of its log, if it does not get ready.
     """
     log_path = captured.new_path("serve.stderr.log")
-    command = [*PROGRAM, "serve", *arguments, "--port", "0", "--format", "json"]
+    command = [*PROGRAM, "serve", *arguments, "--port", str(port), "--format", "json"]
     with (
         log_path.open("wb") as log,
         subprocess.Popen(

@@ -1,10 +1,14 @@
 import io
 import json
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.errors import StorageUnavailable
 from gateway.observability.logging import EVENTS, mask, open_logger
 from gateway.observability.metrics import Counter, Gauge, Histogram, Metrics
 
@@ -47,6 +51,23 @@ def test_an_exception_is_logged_without_its_message_and_locals() -> None:
     assert secret not in stream.getvalue()
     assert line["error"] == "ValueError"
     assert "test_observability.py" in line["trace"]
+
+
+def test_a_drivers_code_is_logged_without_its_words() -> None:
+    stream = io.StringIO()
+    log = open_logger("info", "json", stream)
+    unavailable = StorageUnavailable("The store can't answer now.")
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.execute("PRAGMA max_page_count = 1")
+        with pytest.raises(sqlite3.Error) as caught:
+            database.execute("CREATE TABLE prompts (client_text TEXT)")
+    unavailable.__cause__ = caught.value
+    group = ExceptionGroup("loops", [ValueError(), unavailable])
+
+    log.error("worker.loop_failed", exc_info=group)
+
+    assert json.loads(stream.getvalue())["driver_code"] == "SQLITE_FULL"
+    assert "client_text" not in stream.getvalue()
 
 
 def test_every_metric_has_our_prefix_and_parses() -> None:

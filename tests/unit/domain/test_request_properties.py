@@ -33,8 +33,11 @@ HONEST: Final = [
     "a fox", "雨", "--", "— ", "--rs 480p", "--dur 5", "-- cf true", "--rt 9:21", "--frames 57",
     "—dur 5", "--seed -1", "\n", "rs 480p", "--wm=false",
 ]  # fmt: skip
+OTHER_NAMES: Final = ["callback_url", "spare", "Spare", "Draft", "DURATION", "re\u017folution"]
 _honest_texts = st.lists(st.sampled_from(HONEST), max_size=6)
-_texts = st.lists(st.sampled_from([*HONEST, "--duration", "--dur", "--dur 6"]), max_size=6)
+_texts = st.lists(
+    st.sampled_from([*HONEST, "--duration", "--dur", "--dur 6", "-", "duration", "4k."]), max_size=6
+)
 _items = st.one_of(
     _texts.map(lambda words: a_text(" ".join(words))),
     _texts.map(lambda words: a_text("".join(words))),
@@ -48,7 +51,7 @@ _bodies = st.fixed_dictionaries(
         "model": st.sampled_from([PRO, LITE_I2V, V15, V20, V25, "house-1", "ep-20261122-abcde"]),
         "content": st.lists(_items, min_size=1, max_size=3),
     },
-    optional=dict.fromkeys((*PARAMETER_NAMES, "callback_url", "spare"), _scalars),
+    optional=dict.fromkeys((*PARAMETER_NAMES, *OTHER_NAMES), _scalars),
 )
 _honest_bodies = st.fixed_dictionaries(
     {
@@ -103,6 +106,7 @@ def check_nothing_hides(request: NormalizedRequest, validation: Validation) -> N
         if item.type is ItemType.TEXT:
             assert lift_commands(item.value).commands == ()
             assert item.value.strip()
+    assert not {name.casefold() for name in request.extra} & {"model", *PARAMETER_NAMES}
     prompts = [item.value for item in request.content if item.type is ItemType.TEXT]
     for separator in ("", " ", "\n"):
         assert lift_commands(separator.join(prompts)).commands == ()

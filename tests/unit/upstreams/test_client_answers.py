@@ -82,6 +82,21 @@ async def test_each_submit_has_a_connection_of_its_own() -> None:
         assert (upstream.connection_count, len(upstream.requests)) == (3, 3)
 
 
+@pytest.mark.parametrize("connections_max", [1, 3])
+async def test_reads_have_no_more_connections_than_are_configured(connections_max: int) -> None:
+    reads_count = 9
+    async with (
+        RawUpstream(always(ACCEPTED)) as upstream,
+        client_of(upstream.base_url, read_connections_max=connections_max) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        for _ in range(reads_count):
+            group.create_task(client.get("main", TASK_ID))
+        await upstream.wait_for_requests(reads_count)
+
+        assert upstream.connection_count == connections_max
+
+
 async def test_reads_share_a_connection() -> None:
     async with (
         RawUpstream(always(ACCEPTED)) as upstream,

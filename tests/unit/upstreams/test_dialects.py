@@ -180,6 +180,30 @@ def test_a_draft_is_named_by_the_upstreams_id(dialect: Dialect) -> None:
 
 
 @pytest.mark.parametrize("dialect", [ARK, SEEDANCE])
+def test_a_draft_is_alone_in_the_content_and_parameters_are_fields(dialect: Dialect) -> None:
+    draft = {"type": "draft_task", "draft_task": {"id": "cgt-20261122150102-abcdefghij2345674567"}}
+    request = normalized(draft, model=V15, resolution="720p", watermark=True)
+
+    assert dialect.render_submission(request, "ep-1", "cgt-20261122150102-q7w2x") == {
+        "model": "ep-1",
+        "content": [{"type": "draft_task", "draft_task": {"id": "cgt-20261122150102-q7w2x"}}],
+        "resolution": "720p",
+        "watermark": True,
+    }
+
+
+@pytest.mark.parametrize("dialect", [ARK, SEEDANCE])
+def test_our_fields_stand_after_those_that_nobody_knows(dialect: Dialect) -> None:
+    request = normalized(a_text("Boats"), service_tier="flex")
+    extra = {"model": "m2", "MODEL": "m2", "Content": [], "Service_Tier": "x", "service_tier": "y"}
+
+    body = dialect.render_submission(replace(request, extra=extra), "ep-1", None)
+
+    assert list(body) == ["MODEL", "Content", "Service_Tier", "model", "content", "service_tier"]
+    assert (body["model"], body["service_tier"]) == ("ep-1", "flex")
+
+
+@pytest.mark.parametrize("dialect", [ARK, SEEDANCE])
 def test_roles_media_and_unknown_item_fields_are_unchanged(dialect: Dialect) -> None:
     items = [
         a_text("Boats"),

@@ -77,7 +77,6 @@ def test_a_parameter_error_keeps_code_param_type_and_text() -> None:
         (400, "OutputVideoSensitiveContentDetected"),
         (400, "InputTextRiskDetection"),
         (400, "ContentSecurityDetectionError"),
-        (404, "InvalidEndpointOrModel.NotFound"),
         (404, "UnsupportedModel"),
         (404, "NotFound.Asset"),
         (422, "InvalidParameter"),
@@ -188,11 +187,15 @@ def test_statuses_that_balancers_use_leave_a_submit_ambiguous(status: int) -> No
         b'"error"',
         b"{}",
         b'{"error":null}',
-        b'{"error":"bad gateway"}',
+        b'{"error":" ","message":""}',
+        b'{"error":true,"message":7}',
         b'{"error":{}}',
         b'{"error":{"code":"","message":""}}',
         b'{"error":{"code":null,"message":["x"]}}',
-        b'{"message":"no Route matched with those values"}',
+        b'{"code":0,"message":"ok"}',
+        b'{"id":"cgt-20261122150102-q7w2x","message":"Submit"}',
+        b'{"task_id":1,"error":"queued"}',
+        b'{"data":{"message":"x"}}',
         b'{"detail":"Not Found"}',
         b"\xff\xfe",
         b"[" * 5000,
@@ -204,6 +207,80 @@ def test_a_refusal_without_an_error_object_leaves_a_submit_ambiguous(
     fault = submission_fault(Answer(status, body), definite_5xx=True)
 
     assert type(fault) is UpstreamAmbiguous
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422, 429, 451])
+@pytest.mark.parametrize(
+    ("value", "code", "message"),
+    [
+        ({"error": "no such route"}, "", "no such route"),
+        ({"error": "no such route", "code": 7}, "", "no such route"),
+        ({"error": "Bad Request", "message": "too long", "status": 400}, "", "too long"),
+        ({"error": "too_long", "message": "Too long."}, "too_long", "Too long."),
+        ({"code": "too_long", "error": "Too long."}, "too_long", "Too long."),
+        ({"message": "no Route matched with those values"}, "", None),
+        ({"error": None, "message": "see https://x.example/1"}, "", "see [URL]"),
+        ({"error": json.dumps(vendor_error("InvalidParameter"))}, "InvalidParameter", "No."),
+    ],
+)
+def test_plain_words_in_json_are_a_definite_no(
+    status: int, value: dict[str, object], code: str, message: str | None
+) -> None:
+    fault = rejected(submission_fault(answer(status, value), definite_5xx=False))
+
+    fallbacks = {400: "InvalidParameter", 404: "NotFound", 429: "RateLimitExceeded"}
+    expected = code or fallbacks.get(status, "UpstreamRejected")
+    assert (fault.public_status, fault.public_code) == (status, expected)
+    assert fault.message == (message or value["message"])
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+@pytest.mark.parametrize("name", ["error", "message"])
+def test_plain_words_about_our_account_stay_here(status: int, name: str) -> None:
+    fault = submission_fault(answer(status, {name: "pay first"}), definite_5xx=False)
+
+    assert type(fault) is UpstreamAccount
+    assert "pay first" not in "".join(traceback.format_exception(fault))
+
+
+@pytest.mark.parametrize("status", [302, 408, 409, 500, 502, 503])
+@pytest.mark.parametrize("name", ["error", "message"])
+def test_plain_words_in_other_statuses_leave_a_submit_ambiguous(status: int, name: str) -> None:
+    fault = submission_fault(answer(status, {name: "no"}), definite_5xx=True)
+
+    assert type(fault) is UpstreamAmbiguous
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (404, "InvalidEndpointOrModel.NotFound"),
+        (404, "InvalidEndpointOrModel"),
+        (404, "ModelNotFound"),
+        (404, "model_not_found"),
+        (400, "InvalidEndpointOrModel.NotFound"),
+    ],
+)
+def test_a_model_that_the_upstream_does_not_know_is_not_named(status: int, code: str) -> None:
+    value = vendor_error(code, "The model or endpoint our-deployment-7 does not exist.", "x")
+
+    fault = rejected(submission_fault(answer(status, value), definite_5xx=False))
+
+    assert (fault.public_status, fault.public_code, fault.param) == (status, code, "model")
+    assert fault.message == (
+        "The model or endpoint does not exist or you do not have access to it."
+    )
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 409, 429, 500, 503])
+def test_the_upstreams_request_id_is_noted_for_the_operator(status: int) -> None:
+    refused = answer(status, vendor_error("InvalidParameter"), x_request_id="0217-abc")
+    odd = answer(status, vendor_error("InvalidParameter"), x_request_id="a\nb")
+
+    for fault in (submission_fault(refused, definite_5xx=False), read_fault(refused)):
+        assert fault.__notes__ == ["upstream request id 0217-abc"]
+        assert "0217-abc" not in fault.message
+    assert not hasattr(submission_fault(odd, definite_5xx=False), "__notes__")
 
 
 def test_a_5xx_is_definite_only_where_that_is_configured_and_its_error_complete() -> None:

@@ -82,7 +82,11 @@ def test_any_2xx_with_an_id_is_an_acceptance(status: int, value: object) -> None
         {},
         {"id": None},
         {"id": ""},
-        {"id": 17},
+        {"id": 0},
+        {"id": -17},
+        {"id": True},
+        {"id": 17.5},
+        {"id": 10**30},
         {"id": ["x"]},
         {"id": "../files"},
         {"id": "a/b"},
@@ -91,6 +95,7 @@ def test_any_2xx_with_an_id_is_an_acceptance(status: int, value: object) -> None
         {"id": "a\r\nX: y"},
         {"data": "success"},
         {"data": "a/b-12345678"},
+        {"data": 1},
         {"error": {"code": "InternalServiceError", "message": "oops"}},
         {"id": TASK_ID, "error": {"code": "InternalServiceError", "message": "oops"}},
         {"code": "fail_to_fetch_task", "message": "oops", "data": None},
@@ -102,6 +107,60 @@ def test_any_2xx_with_an_id_is_an_acceptance(status: int, value: object) -> None
 def test_a_2xx_without_a_clear_id_is_ambiguous(value: object) -> None:
     with pytest.raises(UpstreamAmbiguous):
         read_submission(ok(value), definite_5xx=True)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"id": 12345678},
+        {"task_id": 12345678},
+        {"code": 0, "message": "ok", "data": {"id": 12345678}},
+        {"code": "success", "data": {"data": {"task_id": 12345678}}},
+        {"code": 200, "data": 12345678},
+    ],
+)
+def test_a_number_is_an_id_too(value: object) -> None:
+    assert read_submission(ok(value), definite_5xx=False).upstream_task_id == "12345678"
+
+
+def test_an_id_of_letters_is_preferred_to_the_number_of_a_row() -> None:
+    value = {"id": 17, "data": {"id": 18, "task_id": TASK_ID}}
+
+    assert read_submission(ok(value), definite_5xx=False).upstream_task_id == TASK_ID
+
+
+@pytest.mark.parametrize(
+    ("value", "noted"),
+    [
+        ({"id": "a/b-77"}, "a/b-77"),
+        ({"id": TASK_ID, "error": {"code": "C", "message": "oops"}}, TASK_ID),
+        ({"code": 500, "message": "oops", "id": 12345}, "12345"),
+        ({"data": {"data": {"data": {"data": {"task_id": TASK_ID}}}}}, TASK_ID),
+        ({"data": "a/b-12345678"}, "a/b-12345678"),
+        ([{"taskId": TASK_ID}], TASK_ID),
+        (b'{"id":"cgt-2026', "cgt-2026"),
+        (b'{"id":"x-1","n":NaN}', "x-1"),
+        (b'{"id" : "x\xff\x1b\x00-1"}', "x\ufffd  -1"),
+        ({"id": "x" * 300}, "x" * 200),
+        ([{"id": number} for number in range(11, 99)], "11, 12, 13, 14"),
+    ],
+)
+def test_an_id_that_is_not_taken_is_noted_for_the_operator(value: object, noted: str) -> None:
+    with pytest.raises(UpstreamAmbiguous) as caught:
+        read_submission(ok(value, 201, x_request_id="0217-abc"), definite_5xx=True)
+
+    assert caught.value.__notes__ == [
+        f"upstream answered 201 with id {noted}",
+        "upstream request id 0217-abc",
+    ]
+    assert noted not in caught.value.message
+
+
+def test_an_answer_without_any_id_has_no_note() -> None:
+    with pytest.raises(UpstreamAmbiguous) as caught:
+        read_submission(ok({"status": "queued"}), definite_5xx=True)
+
+    assert not hasattr(caught.value, "__notes__")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ def upgrade() -> None:
     _create_tasks()
     _create_task_parts()
     _create_audit_events()
+    _create_meta()
     _refuse_changes()
 
 
@@ -157,6 +158,16 @@ def _create_audit_events() -> None:
         sqlite_strict=True,
     )
     op.create_index("audit_events_at_idx", "audit_events", ["at_ms"])
+
+
+def _create_meta() -> None:
+    op.create_table(
+        "meta",
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("value", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("meta_pkey")),
+        sqlite_strict=True,
+    )
 
 
 def _create_partial_index(name: str, table: str, columns: list[str], present: str) -> None:
