@@ -42,6 +42,7 @@ class Exchange:
     """What is known of one request. Endpoints fill it in; the middleware logs it at the end."""
 
     __slots__ = (
+        "driver_code",
         "error_code",
         "headers",
         "is_answered",
@@ -84,6 +85,8 @@ class Exchange:
         self.principal: Principal | None = None
         self.task_id: str | None = None
         self.error_code: str | None = None
+        self.driver_code: str | None = None
+        """The store driver's word for what failed, such as SQLITE_FULL."""
         self.upstream_s: float | None = None
         self.status = 0
         self.received_bytes = 0

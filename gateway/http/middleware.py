@@ -15,7 +15,7 @@ from gateway.http.exchange import UNMATCHED, ClientDisconnected, Exchange
 from gateway.http.guard import Head, check_head
 from gateway.ids import is_request_id
 from gateway.observability.lines import LineWriter
-from gateway.observability.logging import mask
+from gateway.observability.logging import find_driver_code, mask
 from gateway.ports import Runtime
 from gateway.services.auth import authenticate, find_principal
 
@@ -100,6 +100,7 @@ class RequestMiddleware:
     def _note(self, exchange: Exchange, error: Exception, fault: GatewayError) -> None:
         """Count the error by its code; log a defect of ours. No other place logs request errors."""
         exchange.error_code = fault.public_code
+        exchange.driver_code = find_driver_code(error)
         is_upstreams = isinstance(fault, UpstreamRejected)
         self._runtime.metrics.rejections.add("UpstreamRejected" if is_upstreams else fault.code)
         if isinstance(fault, InternalError):
@@ -144,6 +145,8 @@ class RequestMiddleware:
             fields["task_id"] = exchange.task_id
         if exchange.error_code is not None:
             fields["error.code"] = exchange.error_code
+        if exchange.driver_code is not None:
+            fields["driver_code"] = exchange.driver_code
         if exchange.upstream_s is not None:
             metrics.overhead.observe(max(duration_s - exchange.upstream_s, 0.0), route)
             fields["upstream_ms"] = round(exchange.upstream_s * 1000, 3)

@@ -422,9 +422,11 @@ async def test_a_draft_is_the_projects_own_and_pins_the_route(
         "content": [{"type": "draft_task", "draft_task": {"id": draft.id}}],
     }
 
-    with pytest.raises(TaskNotFound):
+    with pytest.raises(TaskNotFound) as caught:
         await submit_task(runtime, stranger, body, "req")
     await submit_task(runtime, principal, body, "req")
+
+    assert caught.value.param == "content[0].draft_task.id"
 
     assert [each.draft_task_id for each in upstream.submits] == [None, "up-1"]
 

@@ -91,3 +91,10 @@ def test_what_the_architecture_page_names_exists() -> None:
 
     assert len(named) > 15
     assert not [name for name in named if not (REPOSITORY / name).exists()]
+
+
+def test_the_architecture_page_names_every_service() -> None:
+    text = (REPOSITORY / "docs" / "architecture.md").read_text()
+    services = {path.stem for path in (REPOSITORY / "gateway" / "services").glob("[a-z]*.py")}
+
+    assert not [name for name in services if f"`{name}`" not in text and f"`{name}.py`" not in text]
