@@ -24,8 +24,8 @@ PREFIX: Final = "GATEWAY_"
 CONFIG_VARIABLE: Final = "GATEWAY_CONFIG"
 SECRET_BYTES_MAX: Final = 64 * 1024
 _VALUES_COUNT_MAX: Final = 100_000
-# What orchestrators leave empty where there is nothing to say. (An empty pepper is a mistake.)
-_EMPTY_IS_UNSET: Final = frozenset({"GATEWAY_DATA_DIR", "GATEWAY_BOOTSTRAP_KEY"})
+# Orchestrators leave it empty where there is nothing to say. (An empty secret is a mistake.)
+_EMPTY_IS_UNSET: Final = "GATEWAY_DATA_DIR"
 
 Location = tuple[str | int, ...]
 
@@ -196,7 +196,7 @@ class _Draft:
         for name in sorted(self.environ):
             if not name.startswith(PREFIX) or name == CONFIG_VARIABLE:
                 continue
-            if name in _EMPTY_IS_UNSET and not self.environ[name]:
+            if name == _EMPTY_IS_UNSET and not self.environ[name]:
                 continue
             stem = name.removesuffix("_FILE")
             if name in settings:

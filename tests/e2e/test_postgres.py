@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from gateway.cli.simulated import SANDBOX_TIME_SCALE
 from tests.e2e.conftest import StartGateway
 from tests.support.captured import Captured
 from tests.support.gateway import Gateway, run_program, wait_for_end
@@ -28,7 +29,8 @@ def pair(
     assert migrated.returncode == 0, migrated.stderr
     first = start_gateway("--sandbox", environ=environ, name="first")
     assert first.sandbox_url is not None
-    second = start_gateway("--sandbox-url", first.sandbox_url, environ=environ, name="second")
+    as_fast = {**environ, "GATEWAY_OBSERVER__TIME_SCALE": str(SANDBOX_TIME_SCALE)}
+    second = start_gateway("--sandbox-url", first.sandbox_url, environ=as_fast, name="second")
     return first, second
 
 
