@@ -22,7 +22,6 @@ class GatewayError(Exception):
     code: ClassVar[str] = "InternalServiceError"
     status: ClassVar[int] = 500
     type: ClassVar[str] = "InternalServerError"
-    is_retryable: ClassVar[bool] = False
 
     def __init__(
         self, message: str, *, param: str = "", code: str = "", retry_after_s: int | None = None
@@ -109,7 +108,6 @@ class SubmissionUnconfirmed(ClientFault):
     code = "InvalidAction.SubmissionUnconfirmed"
     status = 409
     type = "Conflict"
-    is_retryable = True
 
 
 class CancellationUnsupported(ClientFault):
@@ -146,8 +144,6 @@ class UpstreamFault(GatewayError):
 class UpstreamUnavailable(UpstreamFault):
     """The transport proves that no byte of the request left: sending it again is safe."""
 
-    is_retryable = True
-
 
 class UpstreamAmbiguous(UpstreamFault):
     """Bytes left and no definite answer came. Clients never see it: the task becomes `unknown`."""
@@ -159,7 +155,6 @@ class UpstreamTimeout(UpstreamFault):
     code = "UpstreamTimeout"
     status = 504
     type = "GatewayTimeout"
-    is_retryable = True
 
 
 class UpstreamRejected(UpstreamFault):
@@ -195,7 +190,6 @@ class UpstreamAccount(UpstreamFault):
 class GatewayFault(GatewayError):
     status = 503
     type = "ServiceUnavailable"
-    is_retryable = True
 
 
 class InternalError(GatewayFault):
