@@ -151,7 +151,6 @@ def test_our_accounts_trouble_is_told_in_our_words_and_503(
 
     assert type(fault) is UpstreamAccount
     assert (fault.public_status, fault.public_code) == (503, "UpstreamAccount")
-    assert not fault.is_retryable
     assert fault.message.startswith("The upstream refuses this gateway's own account")
     assert message not in fault.message
     assert f"upstream said {status} {code}".rstrip() in "".join(traceback.format_exception(fault))
