@@ -72,7 +72,9 @@ class StatusCache:
         self._remove(task_id)
         self._entries[task_id] = entry
         self._bytes += _size_of(entry)
-        while len(self._entries) > self._entries_max or self._bytes > self._bytes_max:
+        while len(self._entries) > self._entries_max or (
+            self._bytes > self._bytes_max and len(self._entries) > 1
+        ):
             self._evict()
         if newest < entry.task.version:
             self._wake(task_id)

@@ -29,10 +29,9 @@ from starlette.types import ASGIApp
 from gateway.app import create_app, create_metrics_app
 from gateway.cli.simulated import SANDBOX_TIME_SCALE, sandbox_at, with_sandbox
 from gateway.config import Config, ServerConfig
-from gateway.domain import keys as key_rules
 from gateway.domain.keys import KeyKind
 from gateway.domain.projects import DEFAULT_PROJECT
-from gateway.errors import ConfigurationError, NotFound, Unauthenticated
+from gateway.errors import ConfigurationError, Unauthenticated
 from gateway.ports import Runtime
 from gateway.runtime import make_private_folder, open_runtime, write_private_file
 from gateway.sandbox.server import RunningSandbox, run_sandbox
@@ -251,10 +250,15 @@ async def _let_go(app: ASGIApp, serving: "asyncio.Task[None]") -> None:
     The server itself would wait for every connection on which anything has begun: for half a head
     until its deadline, for an answer that nobody reads for ever.
     """
+    await _wait_for_requests(app, serving)
+    await asyncio.wait([serving], timeout=_STOP_LINGER_S)
+    await _wait_for_requests(app, serving)  # whose heads came meanwhile
+    serving.cancel()
+
+
+async def _wait_for_requests(app: ASGIApp, serving: "asyncio.Task[None]") -> None:
     while getattr(app, "in_flight_count", 0) and not serving.done():  # noqa: ASYNC110 - it only counts
         await asyncio.sleep(_STOP_LOOK_S)
-    await asyncio.wait([serving], timeout=_STOP_LINGER_S)
-    serving.cancel()
 
 
 @contextmanager
@@ -389,10 +393,17 @@ async def _revoke_sandbox_key(runtime: Runtime) -> None:
     path = runtime.config.data_dir / SANDBOX_KEY_FILE
     if not path.exists():
         return
-    public_id = key_rules.parse(path.read_bytes().strip().decode("latin-1"))
-    if public_id is not None:
-        with suppress(NotFound):
-            await admin.revoke_key(runtime, "bootstrap", public_id)
+    kept = path.read_bytes().strip()
+    bootstrap_key = runtime.config.bootstrap_key
+    if bootstrap_key is not None and bootstrap_key.get_secret_value().encode() == kept:
+        raise ConfigurationError(
+            "bootstrap_key is the key of a sandbox trial, and ends with it: make another by "
+            "`keys generate`."
+        )
+    with suppress(Unauthenticated):
+        principal = await authenticate(runtime, kept)
+        if (await admin.get_key(runtime, principal.key_id)).kind is KeyKind.TEST:
+            await admin.revoke_key(runtime, "bootstrap", principal.key_id)
     path.unlink()
 
 

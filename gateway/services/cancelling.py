@@ -49,8 +49,12 @@ async def cancel_unfinished(runtime: Runtime, task: Task) -> bool:
 
     Raises: what `cancel_task` raises.
     """
+    is_confirmed = True
     if task.state is TaskState.QUEUED:
-        task = await look_at(runtime, task)
+        look = await look_at(runtime, task)
+        task, is_confirmed = look.task, look.is_confirmed
+    if not is_confirmed:  # it may have ended in a way that we don't understand
+        raise _being_checked(task)
     if task.state in {TaskState.RESERVED, TaskState.UNKNOWN}:
         raise SubmissionUnconfirmed(
             f"The submission of task {task.id} is not confirmed yet; try again later.",
@@ -77,13 +81,17 @@ async def _cancel_upstream(runtime: Runtime, task: Task) -> None:
     except RunningTaskDeletion as error:
         raise _running(task) from error
     except TaskNotFound as error:
-        raise SubmissionUnconfirmed(
-            f"The state of task {task.id} is being checked; try again later.",
-            param="id",
-            retry_after_s=_UNCONFIRMED_RETRY_S,
-        ) from error
+        raise _being_checked(task) from error
     moved = advance(task, Event.CANCELLED, runtime.clock.now_ms())
     await record_move(runtime, task, moved, Event.CANCELLED)
+
+
+def _being_checked(task: Task) -> SubmissionUnconfirmed:
+    return SubmissionUnconfirmed(
+        f"The state of task {task.id} is being checked; try again later.",
+        param="id",
+        retry_after_s=_UNCONFIRMED_RETRY_S,
+    )
 
 
 def _running(task: Task) -> RunningTaskDeletion:

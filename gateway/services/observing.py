@@ -7,7 +7,7 @@ a move is a compare-and-set.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.config import UpstreamConfig
@@ -64,26 +64,30 @@ async def observe_due(runtime: Runtime, upstream: Upstream, credential: str) -> 
     return len(due)
 
 
-async def look_at(runtime: Runtime, task: Task) -> Task:
-    """Ask the upstream about one task now and return the task as that leaves it.
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The task as a look leaves it, and whether the upstream showed it in a state that we know."""
 
-    Raises: UpstreamFault if there is no answer.
-    """
+    task: Task
+    is_confirmed: bool
+
+
+async def look_at(runtime: Runtime, task: Task) -> Look:
+    """Ask the upstream about one task now. Raises: UpstreamFault if there is no answer."""
     assert task.upstream_task_id is not None  # noqa: S101 - only an accepted task is looked at
     observation = await upstream_of(runtime, task).observe(
         task.route.credential, task.upstream_task_id
     )
-    if observation is None:
-        return task
+    event = event_of(observation.status) if observation is not None else None
+    if observation is None or event is None:
+        return Look(task, is_confirmed=False)
     moved = _moved_by(runtime, task, observation)
     if moved is None:
-        return task
-    event = event_of(observation.status)
-    assert event is not None  # noqa: S101 - it moved the task
+        return Look(task, is_confirmed=True)
     if await record_move(runtime, task, moved, event):
-        return moved
+        return Look(moved, is_confirmed=True)
     stored = await runtime.db.read(tasks.find, task.id)
-    return stored.task if stored is not None else task
+    return Look(stored.task if stored is not None else task, is_confirmed=True)
 
 
 def upstream_of(runtime: Runtime, task: Task) -> Upstream:

@@ -47,6 +47,7 @@ from gateway.storage import tasks
 _DAY_MS: Final = 86_400_000
 _RETRY_DELAY_S: Final = 0.2
 _RETRY_DELAY_S_MAX: Final = 5.0
+_WITHDRAWN_S_MAX: Final = 5.0
 _UNCONFIRMED_RETRY_S: Final = 10
 _LOST_MARGIN_S: Final = 30.0
 _NOT_SENT: Final = "The store did not answer in time; nothing was sent."
@@ -79,7 +80,6 @@ class _Attempt:
     """
 
     principal: Principal
-    request: NormalizedRequest
     request_id: str
     answer: "asyncio.Future[Task]"
     """What the client is told: its task, or why there is none."""
@@ -95,7 +95,10 @@ class _Attempt:
         """Let the client know, if nothing was told yet."""
         if self.answer.done():
             return
-        if isinstance(answer, Exception):
+        if isinstance(answer, GatewayError):
+            # Without its frames, which hold the request: the answer is kept for longer.
+            self.answer.set_exception(answer.with_traceback(None))
+        elif isinstance(answer, Exception):
             self.answer.set_exception(answer)
         else:
             self.answer.set_result(answer)
@@ -122,8 +125,8 @@ async def submit_task(
         raise Overloaded("Too many submissions are in progress; try again.", retry_after_s=1)
     answer: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
     answer.add_done_callback(see_exception)
-    attempt = _Attempt(principal, request, request_id, answer)
-    runtime.background.start(_carry_out(runtime, attempt))
+    attempt = _Attempt(principal, request_id, answer)
+    runtime.background.start(_carry_out(runtime, attempt, request))
     task = await _wait_for_client(runtime, attempt)
     for warning in request.warnings:
         runtime.metrics.validation_warnings.add(warning.rule)
@@ -234,9 +237,8 @@ async def _wait_for_client(runtime: Runtime, attempt: _Attempt) -> Task:
         return attempt.task
 
 
-async def _carry_out(runtime: Runtime, attempt: _Attempt) -> None:
+async def _carry_out(runtime: Runtime, attempt: _Attempt, request: NormalizedRequest) -> None:
     """Reserve, send and record, whoever still waits for it."""
-    request = attempt.request
     try:
         route, attempt.draft_task_id = await _choose_route(runtime, attempt.principal, request)
         task = _new_task(runtime, attempt.principal, request, route)
@@ -252,15 +254,18 @@ async def _carry_out(runtime: Runtime, attempt: _Attempt) -> None:
         outcome = _Outcome(Event.REFUSED, refusal=StorageUnavailable(_NOT_SENT))
     else:
         attempt.task = task
-        outcome = await _send(runtime, attempt, task)
+        outcome = await _send(runtime, attempt, task, request)
+    del request  # it may hold megabytes, and the record may take its time
     attempt.is_refused = outcome.refusal is not None and not attempt.is_id_given
     await _record(runtime, attempt, task, outcome)
 
 
-async def _send(runtime: Runtime, attempt: _Attempt, task: Task) -> _Outcome:
+async def _send(
+    runtime: Runtime, attempt: _Attempt, task: Task, request: NormalizedRequest
+) -> _Outcome:
     """Send the paid POST and return what came of it."""
     try:
-        submission = await _send_until_it_leaves(runtime, attempt, task)
+        submission = await _send_until_it_leaves(runtime, attempt, task, request)
     except UpstreamAmbiguous as error:
         _log_lost(runtime, attempt, task, "; ".join([error.message, *_notes_of(error)]))
         return _Outcome(Event.LOST)
@@ -276,7 +281,9 @@ async def _send(runtime: Runtime, attempt: _Attempt, task: Task) -> _Outcome:
     return _Outcome(Event.ACCEPTED, submission=submission)
 
 
-async def _send_until_it_leaves(runtime: Runtime, attempt: _Attempt, task: Task) -> Submission:
+async def _send_until_it_leaves(
+    runtime: Runtime, attempt: _Attempt, task: Task, request: NormalizedRequest
+) -> Submission:
     """Send the request, again only where the transport proves that no byte left."""
     upstream = upstream_of(runtime, task)
     retries_left = runtime.config.submit.not_sent_retries_max
@@ -287,7 +294,7 @@ async def _send_until_it_leaves(runtime: Runtime, attempt: _Attempt, task: Task)
             return await upstream.submit(
                 task.route.credential,
                 task.route.deployment,
-                attempt.request,
+                request,
                 draft_task_id=attempt.draft_task_id,
                 attempt_id=task.id,
             )
@@ -309,7 +316,10 @@ async def _record(runtime: Runtime, attempt: _Attempt, task: Task, outcome: _Out
     client does not wait for that: it gets its id, or the refusal, which is true all the same. After
     `submit.outcome_s_max` the row stays reserved until it is swept.
     """
-    deadline_s = runtime.clock.monotonic_s() + runtime.config.submit.outcome_s_max
+    limit_s = runtime.config.submit.outcome_s_max
+    if attempt.is_withdrawn:  # nothing was sent: what is left of it may as well be swept
+        limit_s = min(limit_s, _WITHDRAWN_S_MAX)
+    deadline_s = runtime.clock.monotonic_s() + limit_s
     delay_s = _RETRY_DELAY_S
     while True:
         try:
@@ -318,9 +328,10 @@ async def _record(runtime: Runtime, attempt: _Attempt, task: Task, outcome: _Out
             attempt.tell(outcome.refusal or task)
         except Exception as error:  # such as an id that the upstream gave to another task, too
             runtime.log.exception("task.submission_lost", task_id=task.id, exc_info=error)
-            if outcome.event is Event.LOST:
-                attempt.tell(task)
+            if outcome.event is not Event.ACCEPTED:
+                attempt.tell(outcome.refusal or task)
                 return
+            _log_lost(runtime, attempt, task, "The outcome can't be stored.", outcome)
             outcome = _Outcome(Event.LOST)
         else:
             attempt.tell(outcome.refusal or moved)
@@ -353,7 +364,9 @@ async def _apply_outcome(
         if await record_move(runtime, task, moved, event):
             return moved
         stored = await runtime.db.read(tasks.find, task.id)
-        if stored is None:  # it was never admitted, and so was nothing sent
+        if stored is None:  # never admitted, or lost with the store
+            if outcome.event is not Event.REFUSED:
+                _log_lost(runtime, attempt, task, "The task's row is gone.", outcome)
             break
         task = stored.task
     return task

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.conftest import StartGateway
 from tests.support.gateway import Gateway
-from tests.support.published import make_body
+from tests.support.published import FOREVER_QUEUED, make_body
 
 PATH = "/seedance/generations"
 CONNECTIONS = 24
@@ -144,3 +144,32 @@ def test_a_submit_in_progress_ends_before_the_process_does(start_gateway: StartG
     with again.open_client() as client:
         assert [item["status"] for item in client.get(PATH).json()["items"]] != []
     assert again.read_truth()["creates"] == 1
+
+
+def test_a_request_whose_head_ends_during_the_stop_is_answered_too(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = start_gateway(name="late")
+    with gateway.open_client() as client:
+        task_id = client.post(PATH, json=make_body(FOREVER_QUEUED)).json()["id"]
+    gateway.set_faults({"operation": "delete", "at": "before_read", "action": "delay", "ms": 4000})
+    where = urlsplit(gateway.url)
+    head = (
+        f"DELETE {PATH}/{task_id} HTTP/1.1\r\nHost: {where.netloc}\r\n"
+        f"Authorization: Bearer {gateway.key}\r\n\r\n"
+    ).encode()
+    with (
+        socket.create_connection((where.hostname, where.port), timeout=30) as connection,
+        connection.makefile("rb") as stream,
+    ):
+        connection.sendall(head[:40])
+        time.sleep(0.2)
+        gateway.process.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        connection.sendall(head[40:])
+        answer = read_answer(stream)
+    exit_code = gateway.process.wait(60)
+
+    assert answer is not None
+    assert answer[0] == 200
+    assert exit_code == 0

@@ -217,7 +217,7 @@ async def test_waiting_tells_each_state_once(
     for status in ("running", "succeeded"):
         await asyncio.sleep(0.01)
         upstream.shown["up-1"] = Observation(status, {})
-        task = await look_at(runtime, task)
+        task = (await look_at(runtime, task)).task
 
     report = await waiting
 

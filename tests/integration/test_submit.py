@@ -1,6 +1,7 @@
 """Submit and cancel through the services, on a real store, with an upstream that obeys the test."""
 
 import asyncio
+import gc
 import io
 import sqlite3
 from contextlib import closing
@@ -11,6 +12,7 @@ import pytest
 from gateway.clock import SystemClock
 from gateway.config import Config
 from gateway.domain.keys import Principal
+from gateway.domain.requests import NormalizedRequest
 from gateway.domain.tasks import Observation, TaskError, TaskState
 from gateway.errors import (
     AccessDenied,
@@ -557,3 +559,58 @@ async def _outcome(runtime: Runtime, principal: Principal) -> Submitted | Upstre
         return await submit_task(runtime, principal, a_body(), "req")
     except UpstreamRejected as error:
         return error
+
+
+@pytest.mark.parametrize("shown", [Observation("post_processing", {}), None])
+async def test_a_task_that_the_look_does_not_confirm_as_queued_is_not_deleted_upstream(
+    runtime: Runtime,
+    principal: Principal,
+    upstream: FakeUpstream,
+    shown: Observation | None,
+) -> None:
+    task = (await submit_task(runtime, principal, a_body(), "req")).task
+    del upstream.shown["up-1"]
+    if shown is not None:
+        upstream.shown["up-1"] = shown
+
+    with pytest.raises(SubmissionUnconfirmed):
+        await cancel_task(runtime, principal, task.id)
+
+    assert not upstream.cancels
+    assert await states(runtime) == [TaskState.QUEUED]
+
+
+async def test_a_request_is_let_go_before_its_outcome_is_recorded(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream
+) -> None:
+    asleep, may_go_on = asyncio.Event(), asyncio.Event()
+
+    class SleepyClock(FakeClock):
+        async def sleep(self, delay_s: float) -> None:
+            asleep.set()
+            await may_go_on.wait()
+            self.advance(delay_s)
+
+    def requests_kept() -> int:
+        gc.collect()
+        return sum(
+            isinstance(each, NormalizedRequest) and "kept-canary" in each.content[0].value
+            for each in gc.get_objects()
+        )
+
+    slow = replace(runtime, clock=SleepyClock())
+    upstream.gate = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        request = group.create_task(submit_task(slow, principal, a_body("kept-canary"), "req"))
+        await upstream.asked.wait()
+        kept_while_sent = requests_kept()
+        upstream.submits.clear()
+        await runtime.db.close()
+        upstream.gate.set()
+        await asleep.wait()
+    kept_while_recorded = requests_kept()
+    may_go_on.set()
+    await settle(slow)
+
+    assert request.result().task.state is TaskState.RESERVED
+    assert (kept_while_sent, kept_while_recorded) == (1, 0)
