@@ -8,7 +8,6 @@ from typing import Final, TypeVar
 from starlette.types import Receive
 
 from gateway.domain.tasks import TERMINAL
-from gateway.errors import Draining
 from gateway.http import ark
 from gateway.http.exchange import REVALIDATE, Answer, ClientDisconnected, Exchange, HeaderLine
 from gateway.http.query import is_match, parse_query, read_task_query, read_wait_s
@@ -23,7 +22,6 @@ from gateway.status_cache import Entry
 T = TypeVar("T")
 
 WARNING_CHARS_MAX: Final = 1000
-_DRAINING_RETRY_S: Final = 5
 _UNSAFE_IN_HEADER: Final = re.compile(r"[^ -~]")
 
 
@@ -84,11 +82,7 @@ class TaskOperations:
     async def submit_task(self, exchange: Exchange) -> Answer:
         """Take a body, submit it, and answer the task's id."""
         runtime = self._runtime
-        if runtime.lifecycle.is_draining:
-            raise Draining(
-                "The gateway is stopping; send the request again.",
-                retry_after_s=_DRAINING_RETRY_S,
-            )
+        submission.refuse_if_draining(runtime)
         with self._gate.enter(exchange.caller.project_id) as hold:
             submitted = await submission.submit_task(
                 runtime,

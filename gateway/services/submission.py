@@ -104,6 +104,12 @@ class _Attempt:
             self.answer.set_result(answer)
 
 
+def refuse_if_draining(runtime: Runtime) -> None:
+    """Raise Draining if the process takes no submit any more: also before a body is read for it."""
+    if runtime.lifecycle.is_draining:
+        raise Draining("The gateway is stopping; send the request again.", retry_after_s=5)
+
+
 async def submit_task(
     runtime: Runtime, principal: Principal, body: Mapping[str, object], request_id: str
 ) -> Submitted:
@@ -115,8 +121,7 @@ async def submit_task(
     Raises: a ClientFault before anything is stored, UpstreamRejected, UpstreamAccount or
     UpstreamUnavailable for a definite no, a GatewayFault if nothing was sent.
     """
-    if runtime.lifecycle.is_draining:
-        raise Draining("The gateway is stopping; send the request again.", retry_after_s=5)
+    refuse_if_draining(runtime)
     request = await _normalize(runtime, body)
     if not principal.may_use(request.model):
         raise AccessDenied(f"This API key may not use the model {request.model}.", param="model")
