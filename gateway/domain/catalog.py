@@ -1,14 +1,17 @@
 """Reads model families from parsed YAML: config/models.yaml, and a deployment's own files."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Final
 
+from gateway.domain.data_files import DataError, DataSection
 from gateway.domain.models import (
     ADAPTIVE,
     COMMON_PARAMETERS,
+    INPUT_VIDEO_S_MAX,
     LISTED_PARAMETERS,
     OPEN_ENDED,
+    TYPICAL_S,
     Catalog,
     DraftRules,
     DurationRule,
@@ -20,7 +23,6 @@ from gateway.domain.models import (
     TaskTypeRules,
 )
 
-_T = TypeVar("_T")
 _RATIO: Final = re.compile(r"([1-9][0-9]?):([1-9][0-9]?)\Z")
 _RESOLUTION: Final = re.compile(r"[0-9]{1,4}[pk]\Z")
 _DEFINITION_KEYS: Final = frozenset({"ids", "like"})
@@ -28,98 +30,8 @@ _DEFINITION_KEYS: Final = frozenset({"ids", "like"})
 
 PixelTable = Mapping[str, Mapping[str, Size]]
 
-
-class CatalogError(ValueError):
-    """The data is wrong at `path`, such as `families.seedance-2-0.duration.min_s`."""
-
-    def __init__(self, path: str, problem: str) -> None:
-        super().__init__(f"{path}: {problem}")
-        self.path = path
-
-
-class _Section:
-    """One mapping of the data, read key by key; `close` refuses the keys that nobody asked for."""
-
-    def __init__(self, data: object, path: str) -> None:
-        if not isinstance(data, Mapping):
-            raise CatalogError(path or "the document", "must be a mapping")
-        for key in data:
-            if not isinstance(key, str):
-                raise CatalogError(f"{path}.{key}", "a key must be text: put it in quotes")
-        self.path = path
-        self._data = data
-        self._unread = set(data)
-
-    def refuse(self, key: str, problem: str) -> CatalogError:
-        return CatalogError(self.join(key), problem)
-
-    def join(self, key: str) -> str:
-        return f"{self.path}.{key}" if self.path else key
-
-    def read(self, key: str) -> object:
-        self._unread.discard(key)
-        return self._data.get(key)
-
-    def close(self) -> None:
-        for key in sorted(self._unread):
-            raise self.refuse(key, "unknown key")
-
-    def names(self) -> list[str]:
-        return list(self._data)
-
-    def _typed(self, key: str, kind: type[_T], noun: str, default: _T | None) -> _T:
-        value = self.read(key)
-        if value is None:
-            if default is None:
-                raise self.refuse(key, "is missing")
-            return default
-        # In Python a boolean is an int; in the data it is not.
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise self.refuse(key, f"must be {noun}")
-        return value
-
-    def text(self, key: str, default: str | None = None) -> str:
-        return self._typed(key, str, "text (a ratio needs quotes)", default)
-
-    def whole(self, key: str, default: int | None = None, *, least: int = 0) -> int:
-        number = self._typed(key, int, "a whole number", default)
-        if number < least:
-            raise self.refuse(key, f"must be at least {least}")
-        return number
-
-    def flag(self, key: str) -> bool:
-        return self._typed(key, bool, "true or false", default=False)
-
-    def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        return self._items(key, str, "a list of texts (a ratio needs quotes)", default)
-
-    def wholes(self, key: str) -> tuple[int, ...]:
-        return self._items(key, int, "a list of whole numbers", ())
-
-    def _items(
-        self, key: str, kind: type[_T], noun: str, default: tuple[_T, ...] | None
-    ) -> tuple[_T, ...]:
-        given = self.read(key)
-        if given is None and default is not None:
-            return default
-        if not isinstance(given, list):
-            raise self.refuse(key, f"must be {noun}")
-        items = tuple(item for item in given if type(item) is kind)
-        if len(items) != len(given):
-            raise self.refuse(key, f"must be {noun}")
-        return items
-
-    def words(self, key: str, known: frozenset[str]) -> frozenset[str]:
-        words = frozenset(self.texts(key, ()))
-        for word in sorted(words - known):
-            raise self.refuse(key, f"{word} is unknown; known are {', '.join(sorted(known))}")
-        return words
-
-    def section(self, key: str) -> "_Section":
-        return _Section(self.read(key), self.join(key))
-
-    def optional(self, key: str, build: Callable[["_Section"], _T]) -> _T | None:
-        return None if self.read(key) is None else build(self.section(key))
+CatalogError = DataError
+"""What is wrong with the models' data."""
 
 
 def load_catalog(
@@ -135,12 +47,12 @@ def load_catalog(
     definitions: dict[str, dict[str, object]] = {}
     pixels: dict[str, PixelTable] = {}
     for part in (document, *overrides):
-        top = _Section(part, "")
+        top = DataSection(part, "")
         pixels |= top.optional("pixels", _read_pixels) or {}
         top.optional("families", lambda section: _merge_definitions(section, definitions))
         top.close()
     families = {
-        name: _read_family(name, _Section(definition, f"families.{name}"), pixels)
+        name: _read_family(name, DataSection(definition, f"families.{name}"), pixels)
         for name, definition in definitions.items()
     }
     return Catalog(families, _index_models(families, endpoints or {}))
@@ -165,7 +77,7 @@ def _index_models(
     return by_model
 
 
-def _merge_definitions(section: _Section, definitions: dict[str, dict[str, object]]) -> None:
+def _merge_definitions(section: DataSection, definitions: dict[str, dict[str, object]]) -> None:
     for name in section.names():
         own = section.section(name)
         base = definitions.get(name, {})
@@ -178,15 +90,15 @@ def _merge_definitions(section: _Section, definitions: dict[str, dict[str, objec
         definitions[name] = {**base, **given}
 
 
-def _read_pixels(section: _Section) -> dict[str, PixelTable]:
+def _read_pixels(section: DataSection) -> dict[str, PixelTable]:
     return {name: _read_pixel_table(section.section(name)) for name in section.names()}
 
 
-def _read_pixel_table(section: _Section) -> PixelTable:
+def _read_pixel_table(section: DataSection) -> PixelTable:
     return {resolution: _read_sizes(section.section(resolution)) for resolution in section.names()}
 
 
-def _read_sizes(section: _Section) -> dict[str, Size]:
+def _read_sizes(section: DataSection) -> dict[str, Size]:
     sizes: dict[str, Size] = {}
     for ratio in section.names():
         match section.read(ratio):
@@ -201,7 +113,7 @@ def _read_sizes(section: _Section) -> dict[str, Size]:
     return sizes
 
 
-def _read_family(name: str, section: _Section, pixels: Mapping[str, PixelTable]) -> Family:
+def _read_family(name: str, section: DataSection, pixels: Mapping[str, PixelTable]) -> Family:
     rules = section.text("rules", "table")
     if rules not in {"table", "none"}:
         raise section.refuse("rules", "must be none, or be left out")
@@ -237,6 +149,8 @@ def _read_family(name: str, section: _Section, pixels: Mapping[str, PixelTable])
         task_types=task_types,
         modes=section.optional("modes", lambda modes: _read_modes(modes, resolutions, ratios))
         or {},
+        input_video_s_max=section.whole("input_video_s_max", INPUT_VIDEO_S_MAX, least=1),
+        tool_calls_max=section.whole("tool_calls_max", 1),
     )
     section.close()
     if has_rules:
@@ -244,7 +158,7 @@ def _read_family(name: str, section: _Section, pixels: Mapping[str, PixelTable])
     return family
 
 
-def _check_family(family: Family, section: _Section) -> None:
+def _check_family(family: Family, section: DataSection) -> None:
     """Check that the parts of a family fit each other."""
     if not family.modes:
         raise section.refuse("modes", "is missing")
@@ -264,7 +178,7 @@ def _check_family(family: Family, section: _Section) -> None:
         _check_mode(family, rules, section, f"modes.{mode}")
 
 
-def _check_mode(family: Family, rules: ModeRules, section: _Section, path: str) -> None:
+def _check_mode(family: Family, rules: ModeRules, section: DataSection, path: str) -> None:
     if not {*rules.resolutions} <= {*family.resolutions}:
         raise section.refuse(f"{path}.resolutions", "has a resolution that the family lacks")
     if not {*rules.ratios} <= {*family.ratios}:
@@ -273,22 +187,28 @@ def _check_mode(family: Family, rules: ModeRules, section: _Section, path: str) 
         raise section.refuse(f"{path}.ratio_default", "is not one of the ratios")
 
 
-def _read_duration(section: _Section) -> DurationRule:
+def _read_duration(section: DataSection) -> DurationRule:
+    min_s, max_s = section.whole("min_s", least=1), section.whole("max_s")
+    if max_s < min_s:
+        raise section.refuse("max_s", "is less than min_s")
+    default_s = section.whole("default_s", least=OPEN_ENDED)
+    usual_s = TYPICAL_S if default_s == OPEN_ENDED else default_s
     rule = DurationRule(
-        min_s=section.whole("min_s", least=1),
-        max_s=section.whole("max_s"),
-        default_s=section.whole("default_s", least=OPEN_ENDED),
+        min_s=min_s,
+        max_s=max_s,
+        default_s=default_s,
         open_ended=section.flag("open_ended"),
+        typical_s=section.whole("typical_s", min(max(usual_s, min_s), max_s)),
     )
     section.close()
-    if rule.max_s < rule.min_s:
-        raise section.refuse("max_s", "is less than min_s")
     if not rule.allows(rule.default_s):
         raise section.refuse("default_s", f"is not allowed; allowed are {rule}")
+    if not min_s <= rule.typical_s <= max_s:
+        raise section.refuse("typical_s", f"must be {min_s} to {max_s}")
     return rule
 
 
-def _read_frames(section: _Section) -> FramesRule:
+def _read_frames(section: DataSection) -> FramesRule:
     rule = FramesRule(
         section.whole("min", least=1), section.whole("max", least=1), section.whole("step", least=1)
     )
@@ -296,7 +216,7 @@ def _read_frames(section: _Section) -> FramesRule:
     return rule
 
 
-def _read_draft(section: _Section) -> DraftRules:
+def _read_draft(section: DataSection) -> DraftRules:
     rules = DraftRules(
         section.texts("resolutions"),
         section.words("without", COMMON_PARAMETERS | LISTED_PARAMETERS),
@@ -307,11 +227,11 @@ def _read_draft(section: _Section) -> DraftRules:
     return rules
 
 
-def _read_task_types(section: _Section) -> dict[str, TaskTypeRules]:
+def _read_task_types(section: DataSection) -> dict[str, TaskTypeRules]:
     return {name: _read_task_type(section.section(name)) for name in section.names()}
 
 
-def _read_task_type(section: _Section) -> TaskTypeRules:
+def _read_task_type(section: DataSection) -> TaskTypeRules:
     rules = TaskTypeRules(
         videos_min=section.whole("videos_min", 0),
         ratios=section.texts("ratios", ()),
@@ -322,7 +242,7 @@ def _read_task_type(section: _Section) -> TaskTypeRules:
 
 
 def _read_modes(
-    section: _Section, resolutions: tuple[str, ...], ratios: tuple[str, ...]
+    section: DataSection, resolutions: tuple[str, ...], ratios: tuple[str, ...]
 ) -> dict[Mode, ModeRules]:
     modes: dict[Mode, ModeRules] = {}
     for name in section.names():

@@ -16,6 +16,10 @@ OPEN_ENDED: Final = -1
 """The duration that leaves the length to the model."""
 DURATION_MAX_S: Final = 3600
 """No family allows more: what stands for a limit where rules are off."""
+INPUT_VIDEO_S_MAX: Final = 31
+"""The most seconds of reference video that a family takes: what stands for one that says none."""
+TYPICAL_S: Final = 5
+"""The length that is taken to be usual where a family doesn't say."""
 
 COMMON_PARAMETERS: Final = frozenset(
     {
@@ -67,12 +71,16 @@ _PHRASES: Final[Mapping[Mode, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class DurationRule:
-    """Whole seconds from `min_s` to `max_s`; with `open_ended` also -1."""
+    """Whole seconds from `min_s` to `max_s`; with `open_ended` also -1.
+
+    `typical_s` is what an open-ended length is held at, where the deployment says so.
+    """
 
     min_s: int = 1
     max_s: int = DURATION_MAX_S
     default_s: int = OPEN_ENDED
     open_ended: bool = True
+    typical_s: int = TYPICAL_S
 
     def allows(self, duration_s: int) -> bool:
         if duration_s == OPEN_ENDED:
@@ -152,6 +160,10 @@ class Family:
     draft: DraftRules | None
     task_types: Mapping[str, TaskTypeRules]
     modes: Mapping[Mode, ModeRules]
+    input_video_s_max: int = INPUT_VIDEO_S_MAX
+    """Seconds of reference video, all together, as far as the upstream bears it."""
+    tool_calls_max: int = 1
+    """Calls of tools that one task is taken to make at most."""
 
     def frame_size(self, resolution: str, ratio: str) -> Size | None:
         """Return the output's width and height; None where the table has no entry.
