@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.config import UpstreamConfig
+from gateway.domain.attempts import NO_MARKERS, Markers
+from gateway.domain.markers import apply_markers
 from gateway.domain.requests import NormalizedRequest
 from gateway.domain.tasks import JsonObject, Observation
 from gateway.errors import (
@@ -18,14 +20,16 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from gateway.ports import Clock, Submission
+from gateway.ports import Clock, ListedPage, Submission
 from gateway.upstreams.answers import Answer, encode_json
 from gateway.upstreams.client import CallRecord, Operation, Outcome, UpstreamClient
 from gateway.upstreams.faults import find_error, read_fault, says_task_gone
+from gateway.upstreams.listing import read_page
 from gateway.upstreams.pacing import Pacer
 from gateway.upstreams.reading import read_items, read_object, read_submission
 
 LIST_COUNT_MAX: Final = 500
+PAGE_NUM_MAX: Final = 500
 # Shaped like an id of the vendor's, of a time when there was no vendor.
 _IMPOSSIBLE_ID: Final = "cgt-19700101000000-00000"
 _NO_NEWS: Final = Observation(status="", fields={})
@@ -41,6 +45,8 @@ class Dialect:
     """(request, deployment, upstream's id of the draft) -> the body of the POST."""
     read_task: Callable[[JsonObject, Sequence[str]], tuple[str, Observation]]
     """(task object, perhaps wrapped; ids to hide) -> its id, or "", and what it shows."""
+    unwrap_task: Callable[[JsonObject], JsonObject]
+    """Task object, perhaps wrapped -> the same one bare, with all that the upstream says of it."""
     supports_list: bool
     supports_cancel: bool
 
@@ -90,8 +96,14 @@ class HttpUpstream:
         *,
         draft_task_id: str | None,
         attempt_id: str,
+        markers: Markers = NO_MARKERS,
+        callback_url: str | None = None,
     ) -> Submission:
-        body = encode_json(self._dialect.render_submission(request, deployment, draft_task_id))
+        marked = apply_markers(request, markers)
+        rendered = self._dialect.render_submission(marked, deployment, draft_task_id)
+        if callback_url is not None:
+            rendered = {**rendered, "callback_url": callback_url}
+        body = encode_json(rendered)
         with self._recorded(Operation.SUBMIT):
             answer = await self._client.submit(credential, body, attempt_id)
             return read_submission(answer, definite_5xx=self._config.definite_5xx)
@@ -126,6 +138,19 @@ class HttpUpstream:
             answer = await self._client.list(credential, query)
             seen = dict(self._dialect.read_task(item, ()) for item in read_items(answer))
         return {key: seen[key] for key in upstream_task_ids if key in seen}
+
+    async def list_tasks(
+        self, credential: str, *, page_num: int, page_size: int, service_tier: str | None = None
+    ) -> ListedPage:
+        if not (1 <= page_num <= PAGE_NUM_MAX and 1 <= page_size <= LIST_COUNT_MAX):
+            raise ValueError(f"pages are 1 to {PAGE_NUM_MAX}, of 1 to {LIST_COUNT_MAX} tasks")
+        query = [("page_num", str(page_num)), ("page_size", str(page_size))]
+        if service_tier is not None:
+            query.append(("filter.service_tier", service_tier))
+        await _wait_turn(self._lists, credential)
+        with self._recorded(Operation.LIST):
+            answer = await self._client.list(credential, query)
+            return read_page(answer, page_size, self._dialect.read_task, self._dialect.unwrap_task)
 
     async def cancel(self, credential: str, upstream_task_id: str) -> None:
         await _wait_turn(self._gets, credential)

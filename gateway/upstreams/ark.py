@@ -30,10 +30,16 @@ def render_submission(
     return render_body(deployment, content, request.body_parameters(), request.extra)
 
 
+def unwrap_task(task: JsonObject) -> JsonObject:
+    """Return a task object as it is: the vendor wraps none."""
+    return task
+
+
 ARK: Final = Dialect(
     tasks_url=tasks_url,
     render_submission=render_submission,
     read_task=read_task,
+    unwrap_task=unwrap_task,
     supports_list=True,
     supports_cancel=True,
 )

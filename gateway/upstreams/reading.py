@@ -10,6 +10,7 @@ from typing import Final, TypeGuard
 
 import orjson
 
+from gateway.domain.markers import is_marked_expiry, strip_safety_marker
 from gateway.domain.tasks import JsonObject, Observation, TaskError
 from gateway.errors import UpstreamAmbiguous, UpstreamUnavailable
 from gateway.ids import is_upstream_task_id
@@ -48,7 +49,6 @@ _KNOWN_FIELDS: Final = frozenset(
         "frames",
         "framespersecond",
         "service_tier",
-        "execution_expires_after",
         "priority",
         "generate_audio",
         "draft",
@@ -133,17 +133,24 @@ def read_object(answer: Answer) -> JsonObject:
 
 
 def read_items(answer: Answer) -> Iterator[JsonObject]:
-    """Return the objects of an answer to a list.
+    """Return the objects of an answer to a list. Raises as `read_entries` does."""
+    entries, _ = read_entries(answer)
+    return (entry for entry in entries if isinstance(entry, dict))
+
+
+def read_entries(answer: Answer) -> tuple[Sequence[object], object]:
+    """Return the entries of an answer to a list, whatever they are, and what it calls the total.
 
     Raises: an UpstreamFault, also for JSON that is no list of tasks: nothing may be concluded from
     a task's absence in it.
     """
     listed = read_object(answer)
     data = listed.get("data")
-    items = listed.get("items", data.get("items") if isinstance(data, Mapping) else None)
-    if not isinstance(items, list):
+    inner: JsonObject = data if isinstance(data, dict) else {}
+    entries = listed.get("items", inner.get("items"))
+    if not isinstance(entries, list):
         raise UpstreamUnavailable("The upstream's answer is no list of tasks.")
-    return (item for item in items if isinstance(item, dict))
+    return entries, listed.get("total", inner.get("total"))
 
 
 def read_task(task: JsonObject, own_ids: Sequence[str] = ()) -> tuple[str, Observation]:
@@ -293,8 +300,20 @@ def _read_prompt(value: object, own_ids: Sequence[str]) -> object:
 
 
 def _read_own_word(value: object, own_ids: Sequence[str]) -> object:
-    # The client's own text, which may well look like an id; so only the task's own is taken out.
-    return hide_ids(value, own_ids) if isinstance(value, str) else None
+    # The client's own text, which may well look like an id; so only the task's own is taken out,
+    # and what we wrote behind it.
+    if not isinstance(value, str):
+        return None
+    return hide_ids(strip_safety_marker(value), own_ids) or None
+
+
+def _read_expiry(value: object, own_ids: Sequence[str]) -> object:
+    # One of ours is left out: its client expects the upstream's own, which it is not.
+    if is_marked_expiry(value):
+        return None
+    name = "execution_expires_after"
+    is_number = isinstance(value, int | float)
+    return value if is_number or _is_showable(name, value, own_ids) else None
 
 
 _READERS: Final[Mapping[str, Callable[[object, Sequence[str]], object]]] = {
@@ -303,6 +322,7 @@ _READERS: Final[Mapping[str, Callable[[object, Sequence[str]], object]]] = {
     "tools": _read_tools,
     "revised_prompt": _read_prompt,
     "safety_identifier": _read_own_word,
+    "execution_expires_after": _read_expiry,
 }
 
 

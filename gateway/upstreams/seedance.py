@@ -79,10 +79,20 @@ def read_wrapped_task(task: JsonObject, own_ids: Sequence[str] = ()) -> tuple[st
     layers = list(_layers(task))
     if not layers:
         return read_task(task, own_ids)
+    return read_task(_flatten(layers), [*own_ids, *task_ids(layers)])
+
+
+def unwrap_task(task: JsonObject) -> JsonObject:
+    """Return the one task object that a task, bare or inside resellers' envelopes, comes to."""
+    layers = list(_layers(task))
+    return _flatten(layers) if layers else task
+
+
+def _flatten(layers: Sequence[JsonObject]) -> JsonObject:
     inner = layers[-1]
     statuses = [_STATUSES.get(word.lower(), word) for word in (_status(layer) for layer in layers)]
     ends = [status for status in statuses if status in _ENDED]
-    flat = {
+    return {
         **inner,
         "id": find_task_id(layers),
         "status": ends[-1] if ends else statuses[-1],
@@ -90,7 +100,6 @@ def read_wrapped_task(task: JsonObject, own_ids: Sequence[str] = ()) -> tuple[st
         "error": next((layer["error"] for layer in reversed(layers) if layer.get("error")), None),
         "fail_reason": _first_text(layers, ("fail_reason", "failure_reason")),
     }
-    return read_task(flat, [*own_ids, *task_ids(layers)])
 
 
 def _layers(task: JsonObject) -> Iterator[JsonObject]:
@@ -132,6 +141,7 @@ SEEDANCE: Final = Dialect(
     tasks_url=tasks_url,
     render_submission=render_submission,
     read_task=read_wrapped_task,
+    unwrap_task=unwrap_task,
     supports_list=False,
     supports_cancel=False,
 )
