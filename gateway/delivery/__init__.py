@@ -1,0 +1,1 @@
+"""Delivery of webhooks: to addresses that strangers name, so it trusts none of them."""
