@@ -124,6 +124,7 @@ def _operations(runtime: Runtime) -> Mapping[tuple[str, str], Operation]:
             (surface.name, "get_task"): tasks.get_task,
             (surface.name, "list_tasks"): tasks.list_tasks,
             (surface.name, "cancel_task"): tasks.cancel_task,
+            (surface.name, "get_limits"): tasks.get_limits,
         }
     probes, docs = Probes(runtime), Docs()
     return operations | {

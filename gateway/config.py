@@ -6,122 +6,65 @@ names are refused. `docs/configuration.md` lists every setting; a test compares 
 """
 
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
-from gateway.domain.keys import PEPPER_BYTES_MIN, find_flaw
+from gateway.config_money import (
+    LedgerConfig,
+    LimitsConfig,
+    MarkersConfig,
+    WebhooksConfig,
+)
+from gateway.config_sections import (
+    AuthConfig,
+    Count,
+    EnvName,
+    ModelsConfig,
+    Name,
+    ObserverConfig,
+    PricesConfig,
+    ReconcilerConfig,
+    RetentionConfig,
+    Seconds,
+    Section,
+    ServerConfig,
+    StatusConfig,
+    StorageConfig,
+    SubmitConfig,
+    TelemetryConfig,
+    ValidationConfig,
+)
+from gateway.domain.keys import find_flaw
+from gateway.domain.prices import BookChoice, choose_book
 
-Port = Annotated[int, Field(ge=0, le=65535)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
-Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
-Count = Annotated[int, Field(gt=0)]
-EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+__all__ = [
+    "AuthConfig",
+    "Config",
+    "CredentialConfig",
+    "FinanceConfig",
+    "HoldsConfig",
+    "ModelsConfig",
+    "ObserverConfig",
+    "PricesConfig",
+    "ReconcilerConfig",
+    "RetentionConfig",
+    "Section",
+    "ServerConfig",
+    "StatusConfig",
+    "StorageConfig",
+    "SubmitConfig",
+    "TelemetryConfig",
+    "UpstreamConfig",
+    "ValidationConfig",
+]
 
-_EXAMPLE_WORDS: Final = ("change", "example", "secret", "password", "pepper", "0123456789")
-_DISTINCT_CHARS_MIN: Final = 6
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
-    )
-
-
-class ServerConfig(Section):
-    """Where and how the gateway listens."""
-
-    host: str = Field(
-        default="127.0.0.1", description="Address of the public listener; 0.0.0.0 in a container."
-    )
-    port: Port = Field(default=8080, description="Port of the public listener; 0 takes a free one.")
-    metrics_host: str | None = Field(
-        default=None, description="Address of the metrics listener; the same as host if not set."
-    )
-    metrics_port: Port = Field(
-        default=9090, description="Port of the metrics listener; 0 takes a free one."
-    )
-    allowed_hosts: tuple[str, ...] = Field(
-        default=(), description="Host names answered to; empty answers to any."
-    )
-    body_bytes_max: Count = Field(
-        default=64 * 1024 * 1024, description="Largest request body; a larger one gets 413."
-    )
-    body_deadline_s: Seconds = Field(
-        default=30.0,
-        description="Time that a body has to arrive, beside its size at body_rate_bytes_s_min.",
-    )
-    body_rate_bytes_s_min: Count = Field(
-        default=128 * 1024,
-        description="Slowest rate at which a body may arrive, in bytes per second.",
-    )
-    body_inline_bytes_max: Count = Field(
-        default=1024 * 1024, description="Bodies larger than this are parsed off the event loop."
-    )
-    body_parse_concurrency_max: Count = Field(
-        default=2, description="Large bodies being parsed at once."
-    )
-    body_concurrency_max: Count = Field(
-        default=1024,
-        description="Bodies being received at once, half of them of one project; more get 503.",
-    )
-    bodies_bytes_max: Count = Field(
-        default=256 * 1024 * 1024,
-        description="Bytes of all bodies held at once, half of them of one project; a body that "
-        "passes it gets 503.",
-    )
-    head_timeout_s: Seconds = Field(
-        default=75.0, description="Time that a request's head has to arrive."
-    )
-    head_bytes_max: Count = Field(default=32 * 1024, description="Largest head of a request.")
-    headers_count_max: Count = Field(default=100, description="Most header lines of a request.")
-    path_bytes_max: Count = Field(default=1024, description="Longest path of a request.")
-    query_bytes_max: Count = Field(
-        default=30 * 1024, description="Longest query of a request; room for 500 filter.task_ids."
-    )
-    connections_max: Count = Field(
-        default=4096,
-        description="Connections served at once; more wait to be accepted. The limit of open files "
-        "is raised for them as far as the system allows.",
-    )
-    drain_delay_s: Annotated[float, Field(ge=0, le=300)] = Field(
-        default=0.0,
-        description="How long a stop goes on serving reads, not ready, before it closes the port.",
-    )
-    submit_message: str = Field(
-        default="Seedance Video Generation - Submit",
-        description="Text of `message` in the answers of the seedance surface.",
-    )
-    docs: bool = Field(default=True, description="Whether /docs and /openapi.json are served.")
-
-    @model_validator(mode="after")
-    def _holds_a_body(self) -> "ServerConfig":
-        if self.bodies_bytes_max < self.body_bytes_max:
-            message = "bodies_bytes_max must not be below body_bytes_max"
-            raise ValueError(message)
-        return self
-
-
-class AuthConfig(Section):
-    """Keys: their pepper, and how long a looked-up key is believed."""
-
-    pepper: SecretStr | None = Field(
-        default=None,
-        description="Secret of the digests; made in the data folder, but required on PostgreSQL.",
-    )
-    cache_s: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.9, description="Time for which a key is believed without a look at the database."
-    )
-    cache_keys_max: Count = Field(default=10_000, description="Looked-up keys kept in memory.")
-
-    @field_validator("pepper")
-    @classmethod
-    def _is_secret(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            _refuse_weak(value.get_secret_value())
-        return value
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+Share = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=9)]
+Rate = Annotated[Decimal, Field(gt=0, max_digits=24, decimal_places=12)]
 
 
 class CredentialConfig(Section):
@@ -165,6 +108,14 @@ class UpstreamConfig(Section):
     models: dict[str, str] = Field(
         default_factory=dict, description="Public model name to the upstream's name of it."
     )
+    price_book: Name | None = Field(
+        default=None,
+        description="Price book that it bills by; that of its base_url's provider if not set.",
+    )
+    discount: Annotated[Share, Field(lt=1)] = Field(
+        default=Decimal(0),
+        description="Share of the book's prices that the contract takes off: 0.15 is 15 %.",
+    )
     proxy: SecretStr | None = Field(
         default=None,
         description="HTTP proxy to reach it by; the environment's proxies are never used.",
@@ -206,11 +157,23 @@ class UpstreamConfig(Section):
     list_per_s_max: Annotated[float, Field(gt=0)] = Field(
         default=1.0, description="List calls per second and credential: the vendor's budget."
     )
+    markers: MarkersConfig = Field(
+        default=MarkersConfig(), description="What submissions carry to be known again."
+    )
+    callbacks: bool = Field(
+        default=True,
+        description="Whether it is asked to call back, where server.public_url is set.",
+    )
 
     @property
     def submit_s_max(self) -> float:
         """The longest that one submit can take."""
         return self.connect_s_max + self.write_timeout_s + self.answer_timeout_s
+
+    @property
+    def book(self) -> BookChoice:
+        """The price book that it bills by."""
+        return choose_book(self.price_book, self.base_url)
 
     @property
     def connect_s_max(self) -> float:
@@ -232,172 +195,30 @@ class UpstreamConfig(Section):
         return value.rstrip("/")
 
 
-class ModelsConfig(Section):
-    """Per-model rules: the packaged file, then the deployment's own."""
-
-    files: tuple[Path, ...] = Field(
-        default=(), description="Files that add or override families of config/models.yaml."
-    )
-    endpoints: dict[str, str] = Field(
-        default_factory=dict, description="Endpoint id (ep-...) to the family it serves."
-    )
-
-
-class ValidationConfig(Section):
-    """What of a request is checked, and how large its parts may be."""
-
-    mode: Literal["enforce", "warn"] = Field(
-        default="enforce",
-        description="warn forwards what breaks per-model rules, with X-Gateway-Warning.",
-    )
-    unknown_fields: Literal["forward", "reject"] = Field(
-        default="forward", description="What becomes of top-level body fields that we do not know."
-    )
-    unknown_fields_count_max: Count = Field(
-        default=32, description="Most unknown fields of a body."
-    )
-    unknown_fields_bytes_max: Count = Field(
-        default=16 * 1024, description="Largest size of all unknown fields, as JSON."
-    )
-    content_items_max: Count = Field(default=64, description="Most items of content.")
-    text_chars_max: Count = Field(default=20_000, description="All texts of a request together.")
-    url_chars_max: Count = Field(default=8192, description="Longest media URL.")
-    image_bytes_max: Count = Field(
-        default=30 * 1024 * 1024, description="Largest image given as a data URI, decoded."
-    )
-    audio_bytes_max: Count = Field(
-        default=15 * 1024 * 1024, description="Largest sound given as a data URI, decoded."
-    )
-
-
-class SubmitConfig(Section):
-    """How the paid POST is sent."""
-
-    client_wait_s: Seconds = Field(
-        default=50.0,
-        description="Time after which a waiting client gets its id without the upstream's answer.",
-    )
-    not_sent_retries_max: Annotated[int, Field(ge=0, le=5)] = Field(
-        default=2, description="Repeats of a submit of which provably no byte left."
-    )
-    in_flight_max: Count = Field(
-        default=512, description="Submits in progress at once; more get 503."
-    )
-    outcome_s_max: Seconds = Field(
-        default=120.0, description="How long an outcome waits for a store that does not take it."
-    )
-    default_expiry_s: Annotated[int, Field(ge=3600, le=259_200)] = Field(
-        default=172_800,
-        description="The upstream's expiry of a task that does not set execution_expires_after.",
-    )
-
-
-class ObserverConfig(Section):
-    """How the observer follows tasks. Intervals are divided by `time_scale`."""
-
-    tick_s: Seconds = Field(default=0.25, description="Pause between two looks for due tasks.")
-    interval_s_min: Seconds = Field(
-        default=3.0, description="Shortest time between two looks at a task."
-    )
-    interval_s_max: Seconds = Field(
-        default=60.0, description="Longest time between two looks at a task."
-    )
-    jitter: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        default=0.1, description="Share of an interval that is random."
-    )
-    batch_from: Count = Field(
-        default=20, description="From this many due tasks of one credential on, list is used."
-    )
-    batch_size_max: Annotated[int, Field(ge=1, le=500)] = Field(
-        default=100, description="Most tasks asked for by one list call."
-    )
-    looks_concurrency_max: Count = Field(
-        default=8, description="Single reads in progress at once, of one credential."
-    )
-    claim_count_max: Count = Field(default=500, description="Most due tasks taken at once.")
-    lease_s: Seconds = Field(
-        default=60.0, description="Time that a claimed task is left to its process."
-    )
-    missing_s_min: Seconds = Field(
-        default=600.0,
-        description="Time for which an upstream must deny a task it accepted before that fails.",
-    )
-    missing_count_min: Count = Field(
-        default=3, description="Reads that must deny it, too, before it fails."
-    )
-    time_scale: Annotated[float, Field(gt=0, le=10_000)] = Field(
-        default=1.0, description="Speed of a simulated upstream; 1 for a real one."
-    )
-
-
-class StatusConfig(Section):
-    """How status reads and lists are answered."""
-
-    cache_entries_max: Count = Field(
-        default=100_000, description="Tasks whose answers are kept ready in memory."
-    )
-    cache_bytes_max: Count = Field(default=256 * 1024 * 1024, description="Memory for them, about.")
-    cache_age_s_max: Seconds = Field(default=60.0, description="Oldest answer given from memory.")
-    wait_s_max: Annotated[float, Field(gt=0, le=60)] = Field(
-        default=60.0, description="Longest wait that a status read may ask for."
-    )
-    waiters_max: Count = Field(
-        default=2048,
-        description="Status reads waiting at once; more are answered at once. Below "
-        "server.connections_max, since each holds a connection.",
-    )
-    waiters_project_max: Count = Field(
-        default=1024, description="Those of one project; more are answered at once."
-    )
-    page_size_max: Annotated[int, Field(ge=1, le=500)] = Field(
-        default=500, description="Largest page of a list."
-    )
-
-
-class StorageConfig(Section):
-    """The database: SQLite in the data folder, or PostgreSQL."""
-
-    url: SecretStr | None = Field(
-        default=None,
-        description="postgresql://user:password@host/name; SQLite in the data folder if not set.",
-    )
-    readers_count: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=4, description="Reader threads (SQLite) or connections (PostgreSQL)."
-    )
-    queue_count_max: Count = Field(
-        default=4096, description="Transactions waiting at once; more get 503."
-    )
-    statement_timeout_s: Seconds = Field(
-        default=10.0, description="Longest run of a statement (PostgreSQL)."
-    )
-    lock_timeout_s: Seconds = Field(
-        default=5.0, description="Longest wait for a lock of another process."
-    )
-
-    @field_validator("url")
-    @classmethod
-    def _is_postgresql(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith("postgresql://"):
-            message = "must begin with postgresql://; leave it out for SQLite in the data folder"
-            raise ValueError(message)
-        return value
-
-
-class RetentionConfig(Section):
-    """How long what clients sent is kept."""
-
-    request_days: Annotated[int, Field(ge=0, le=3650)] = Field(
-        default=7,
-        description="Days that requests are kept; 0 keeps none on disk: the echo shows hashes.",
-    )
-
-
 class FinanceConfig(Section):
-    """What finance counts by."""
+    """What finance counts by. Decimals are read exactly as they are written."""
 
     timezone: str = Field(
         default="UTC",
         description="Time zone in which days and months of reports and budgets begin.",
+    )
+    currency: Currency | None = Field(
+        default=None,
+        description="What tasks are charged in; the currency of the first upstream's price book "
+        "if not set.",
+    )
+    rates: dict[Currency, Rate] = Field(
+        default_factory=dict,
+        description="Currency of a price book to what one unit of it is in finance.currency; 1 if "
+        "not given.",
+    )
+    markup: Annotated[Share, Field(le=100)] = Field(
+        default=Decimal(0), description="Share that is charged on top of the cost: 0.1 is 10 %."
+    )
+    pricing: bool = Field(
+        default=True,
+        description="Whether tasks have a price; without, all are free and none is refused for "
+        "want of one.",
     )
 
     @field_validator("timezone")
@@ -410,14 +231,12 @@ class FinanceConfig(Section):
             raise ValueError(message) from None
 
 
-class TelemetryConfig(Section):
-    """Logs."""
+class HoldsConfig(Section):
+    """How much is held for a task until it has ended."""
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severe event that is logged."
-    )
-    log_format: Literal["auto", "json", "console"] = Field(
-        default="auto", description="auto: readable on a terminal, else JSON lines. On stderr."
+    open_ended: Literal["ceiling", "typical"] = Field(
+        default="ceiling",
+        description="For a length left to the model: the longest, or the family's typical one.",
     )
 
 
@@ -438,13 +257,19 @@ class Config(Section):
         default=(), description="The providers that requests go to, in order of preference."
     )
     models: ModelsConfig = ModelsConfig()
+    prices: PricesConfig = PricesConfig()
     validation: ValidationConfig = ValidationConfig()
     submit: SubmitConfig = SubmitConfig()
     observer: ObserverConfig = ObserverConfig()
+    reconciler: ReconcilerConfig = ReconcilerConfig()
     status: StatusConfig = StatusConfig()
     storage: StorageConfig = StorageConfig()
     retention: RetentionConfig = RetentionConfig()
+    limits: LimitsConfig = LimitsConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    webhooks: WebhooksConfig = WebhooksConfig()
     finance: FinanceConfig = FinanceConfig()
+    holds: HoldsConfig = HoldsConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
 
     @field_validator("bootstrap_key")
@@ -480,14 +305,3 @@ def _refuse_twins(names: list[str]) -> None:
     twins = [name for name, count in Counter(names).items() if count > 1]
     if twins:
         raise ValueError(f"the name {twins[0]!r} is given twice")
-
-
-def _refuse_weak(secret: str) -> None:
-    """Refuse what nobody drew at random, without telling any of it."""
-    if len(secret.encode()) < PEPPER_BYTES_MIN:
-        raise ValueError(f"is too short: {PEPPER_BYTES_MIN} bytes at least")
-    if len(set(secret)) < _DISTINCT_CHARS_MIN or any(
-        word in secret.lower() for word in _EXAMPLE_WORDS
-    ):
-        message = "is an example or has next to no entropy; `openssl rand -hex 32` makes one"
-        raise ValueError(message)

@@ -82,6 +82,12 @@ class ModelNotFound(NotFound):
     code = "InvalidEndpointOrModel.NotFound"
 
 
+class PriceNotFound(ClientFault):
+    """The model is known here, but nothing says what it costs in the case asked for."""
+
+    code = "InvalidEndpointOrModel.Unpriced"
+
+
 class MethodNotAllowed(ClientFault):
     code = "MethodNotAllowed"
     status = 405
@@ -116,6 +122,36 @@ class CancellationUnsupported(ClientFault):
     code = "InvalidAction.CancellationUnsupported"
     status = 409
     type = "Conflict"
+
+
+class BudgetExceeded(ClientFault):
+    """A budget has no room for what the task may cost. SDKs repeat a 429 by themselves, no 402."""
+
+    code = "QuotaExceeded.Budget"
+    status = 402
+    type = "PaymentRequired"
+
+
+class RateLimited(ClientFault):
+    code = "RateLimitExceeded.Requests"
+    status = 429
+    type = "TooManyRequests"
+
+
+class TooManyTasks(ClientFault):
+    """As many tasks are in progress as a limit allows."""
+
+    code = "RateLimitExceeded.Tasks"
+    status = 429
+    type = "TooManyRequests"
+
+
+class IdempotencyKeyReused(ClientFault):
+    """The key stands for another request."""
+
+    code = "InvalidParameter.IdempotencyKeyReused"
+    status = 422
+    type = "UnprocessableEntity"
 
 
 class RequestTooLarge(ClientFault):
@@ -210,6 +246,12 @@ class Draining(GatewayFault):
 
 class Overloaded(GatewayFault):
     code = "ServerOverloaded"
+
+
+class SubmissionsUnconfirmed(GatewayFault):
+    """Too many earlier submissions have no known outcome: nothing was sent or held for this one."""
+
+    code = "SubmissionsUnconfirmed"
 
 
 class ConfigurationError(Exception):

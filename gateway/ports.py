@@ -3,7 +3,7 @@
 `gateway/runtime.py` alone names what stands behind them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 from gateway.background import Background, SharedReads
 from gateway.config import Config
+from gateway.domain.attempts import NO_MARKERS, ListedTask, Markers
 from gateway.domain.models import Catalog
+from gateway.domain.prices import PriceList
+from gateway.domain.rates import RateDecision, RateLimit, RateStanding
 from gateway.domain.requests import NormalizedRequest
 from gateway.domain.routing import RouteTable
-from gateway.domain.tasks import Observation
+from gateway.domain.tasks import Event, Observation, TaskError
+from gateway.domain.webhooks import DeliveryResult
 from gateway.ids import Entropy, IdMaker
 from gateway.key_cache import KeyCache
+from gateway.limit_cache import LimitCache
 from gateway.observability.logging import Logger
 from gateway.observability.metrics import Metrics
 from gateway.status_cache import StatusCache
@@ -44,6 +49,7 @@ class Clock(Protocol):
 class ChangeKind(StrEnum):
     TASK = "task"
     KEYS = "keys"
+    LIMITS = "limits"
     ALL = "all"
 
 
@@ -87,6 +93,22 @@ class Submission:
     upstream_request_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ListedPage:
+    """One page of an upstream's list of all its tasks of the last days."""
+
+    items: Sequence[ListedTask]
+    total: int | None
+    """How many tasks the whole list has, if the upstream tells."""
+    received_count: int
+    """Entries that came; more than `items` where some could not be read, or were not asked for."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every entry was read; else nothing may be concluded from a task's absence."""
+        return self.received_count == len(self.items)
+
+
 class Upstream(Protocol):
     """A provider. Every method raises an UpstreamFault; none is retried by the adapter.
 
@@ -115,8 +137,12 @@ class Upstream(Protocol):
         *,
         draft_task_id: str | None,
         attempt_id: str,
+        markers: Markers = NO_MARKERS,
+        callback_url: str | None = None,
     ) -> Submission:
-        """Send the paid POST once.
+        """Send the paid POST once, with `markers` in it.
+
+        `callback_url` is an absolute address of ours, which the upstream will call.
 
         Raises: UpstreamUnavailable (no byte left), UpstreamRejected or UpstreamAccount (a definite
         no), UpstreamAmbiguous (anything else).
@@ -133,6 +159,17 @@ class Upstream(Protocol):
         """Read up to 500 tasks by one list call; a task that is not listed is absent."""
         ...
 
+    async def list_tasks(
+        self, credential: str, *, page_num: int, page_size: int, service_tier: str | None = None
+    ) -> ListedPage:
+        """Read one page, from 1, of all tasks of the credential's account, mostly newest first.
+
+        Pages shift while tasks are made. Without `service_tier` a list may hold the tier `default`
+        alone. The last page is the one after which `total` is reached, or an empty one: an
+        upstream may send fewer than the 1 to 500 asked for.
+        """
+        ...
+
     async def cancel(self, credential: str, upstream_task_id: str) -> None:
         """Cancel a queued task. Raises RunningTaskDeletion, TaskNotFound or an UpstreamFault."""
         ...
@@ -144,11 +181,91 @@ class Upstream(Protocol):
     async def close(self) -> None: ...
 
 
+class RateLimiter(Protocol):
+    """Counts submits by the minute. It never fails: a limiter in trouble lets through too much."""
+
+    async def take(self, limits: Sequence[RateLimit]) -> RateDecision:
+        """Let one request through all of `limits`, or through none of them."""
+        ...
+
+    async def look(self, limits: Sequence[RateLimit]) -> Sequence[RateStanding]:
+        """Return what `limits` have left, and take nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """An outcome of a submit that the database did not take."""
+
+    task_id: str
+    event: Event
+    """ACCEPTED, REFUSED or LOST."""
+    at_ms: int
+    upstream_task_id: str | None = None
+    upstream_request_id: str | None = None
+    error: TaskError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JournalContents:
+    """What a journal holds; a damaged line may have been an entry."""
+
+    entries: Sequence[JournalEntry]
+    damaged_count: int
+
+
+class Journal(Protocol):
+    """Where outcomes go while the database refuses. Raises StorageUnavailable if it does, too."""
+
+    async def append(self, entry: JournalEntry) -> None:
+        """Make `entry` durable. An entry appended again is the same one."""
+        ...
+
+    async def read_all(self) -> JournalContents:
+        """Return all that waits to be stored, the oldest first."""
+        ...
+
+    async def forget(self, entries: Collection[JournalEntry]) -> None:
+        """Drop entries that are in the database now, and set what is damaged aside."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Webhooks(Protocol):
+    """Posts to receivers that strangers named."""
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> DeliveryResult:
+        """Send `body` once. Never raises for what a receiver is or does."""
+        ...
+
+
+class Signer(Protocol):
+    """Signs what is posted, so that receivers know whom it is from."""
+
+    def headers(self, message_id: str, body: bytes, now_ms: int) -> Mapping[str, str]:
+        """Return the header lines of an attempt that begins now."""
+        ...
+
+
 class Lifecycle:
-    """Whether this process still takes work. Set once, by the server, when it is told to stop."""
+    """Whether this process takes work."""
 
     def __init__(self) -> None:
         self.is_draining = False
+        """Set once, by the server, when it is told to stop."""
+        self.is_reconciling = False
+        """Set while restored data is compared with the upstreams: reads go on, submits wait."""
+        self.is_announced = False
+        """Whether the database was told that this process lives."""
+
+
+class AuditState:
+    """What the last audit of the ledger said, for probes."""
+
+    def __init__(self) -> None:
+        self.differences: Sequence[str] = ()
+        self.at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,5 +288,16 @@ class Runtime:
     key_cache: KeyCache
     background: Background
     """Submits in progress."""
+    chores: Background
+    """What is left to do after an answer."""
     reads: SharedReads
+    prices: PriceList
+    limiter: RateLimiter
+    limit_cache: LimitCache
+    journal: Journal
+    webhooks: Webhooks
+    signer: Signer
+    audit: AuditState
+    process_id: str
+    """Drawn at every start: the owner of this process's attempts."""
     lifecycle: Lifecycle

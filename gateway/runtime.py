@@ -5,6 +5,7 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -12,19 +13,27 @@ from pydantic import SecretStr
 
 from gateway.background import Background, SharedReads
 from gateway.clock import SystemClock
-from gateway.config import Config, CredentialConfig, UpstreamConfig
+from gateway.config import Config, CredentialConfig, StatusConfig, UpstreamConfig
+from gateway.delivery.client import DeliverySettings, WebhookClient
+from gateway.delivery.signing import Signer
 from gateway.domain import keys as key_rules
 from gateway.domain.catalog import CatalogError, load_catalog
 from gateway.domain.keys import PEPPER_BYTES_MIN
 from gateway.domain.models import Catalog
+from gateway.domain.price_books import BOOK_FILES, read_books
+from gateway.domain.prices import Book, Finance, PriceError, PriceList, Terms, freeze_prices
 from gateway.domain.routing import RouteTable, UpstreamRoutes
+from gateway.domain.webhooks import generate_secret
 from gateway.errors import ConfigurationError
 from gateway.ids import Entropy, IdMaker
+from gateway.journal import open_journal
 from gateway.key_cache import KeyCache
+from gateway.limit_cache import LimitCache
+from gateway.limits.memory import MemoryRateLimiter
 from gateway.observability.logging import Logger, open_logger
 from gateway.observability.metrics import Histogram, Metrics
 from gateway.packaged import find_data_file
-from gateway.ports import Clock, Database, Lifecycle, P, Query, Runtime, T, Upstream
+from gateway.ports import AuditState, Clock, Database, Lifecycle, P, Query, Runtime, T, Upstream
 from gateway.status_cache import StatusCache
 from gateway.upstreams.client import CallRecord
 from gateway.upstreams.registry import open_upstream
@@ -32,6 +41,7 @@ from gateway.yaml_file import YamlError, read_yaml_mapping
 
 DATABASE_FILE: Final = "gateway.db"
 PEPPER_FILE: Final = "pepper"
+WEBHOOK_SECRET_FILE: Final = "webhook-secret"  # noqa: S105 - a file's name
 _PEPPER_BYTES: Final = 32
 _PEPPER_CHECK_TEXT: Final = "seedance-gateway pepper check"
 
@@ -58,10 +68,8 @@ async def open_runtime(
 
     Raises: ConfigurationError for a missing credential, extra, pepper, migration or data folder.
     """
-    clock = clock or SystemClock()
-    log = log or _open_log(config, environ)
-    metrics = Metrics()
-    catalog = open_catalog(config)
+    clock, metrics, catalog = clock or SystemClock(), Metrics(), open_catalog(config)
+    prices = open_prices(config, catalog)
     async with AsyncExitStack() as stack:
         database = MeasuredDatabase(
             await _open_database(config, creates=creates), clock, metrics.db_duration
@@ -70,8 +78,10 @@ async def open_runtime(
         pepper = await open_pepper(config, database, clock.now_ms()) if checks_keys else b""
         chosen = config.upstreams if connects_upstreams else ()
         upstreams = await stack.enter_async_context(open_upstreams(chosen, environ, clock, metrics))
+        journal = await open_journal(config.data_dir)
+        stack.push_async_callback(journal.close)
         background = await stack.enter_async_context(Background())
-        reads = await stack.enter_async_context(Background())
+        chores = await stack.enter_async_context(Background())
         yield Runtime(
             config=config,
             clock=clock,
@@ -80,21 +90,24 @@ async def open_runtime(
             random=spread or random.Random(),  # noqa: S311 - jitter, not a secret
             db=database,
             upstreams=upstreams,
-            routing=_routes_of(config),
+            routing=make_routes(config),
             catalog=catalog,
+            prices=prices,
             pepper=pepper,
             metrics=metrics,
-            log=log,
-            status_cache=StatusCache(
-                config.status.cache_entries_max,
-                config.status.cache_bytes_max,
-                config.status.cache_age_s_max,
-                config.status.waiters_max,
-                config.status.waiters_project_max,
-            ),
+            log=log or _open_log(config, environ),
+            status_cache=_open_status_cache(config.status),
             key_cache=KeyCache(config.auth.cache_keys_max, config.auth.cache_s),
             background=background,
-            reads=SharedReads(reads),
+            chores=chores,
+            reads=SharedReads(chores),
+            limiter=MemoryRateLimiter(clock, config.limits.rates_count_max),
+            limit_cache=LimitCache(config.auth.cache_keys_max),
+            journal=journal,
+            webhooks=_open_webhooks(config),
+            signer=_open_signer(config, entropy, creates=creates),
+            audit=AuditState(),
+            process_id=entropy(8).hex(),
             lifecycle=Lifecycle(),
         )
 
@@ -222,6 +235,31 @@ def open_catalog(config: Config) -> Catalog:
         raise ConfigurationError(f"models: {error}") from error
 
 
+def open_books(config: Config, catalog: Catalog) -> Mapping[str, Book]:
+    """Return the price books, the packaged ones and the deployment's, by name."""
+    packaged = [(f"config/{name}", find_data_file(name)) for name in BOOK_FILES]
+    own = [(str(path), path) for path in config.prices.files]
+    try:
+        documents = [(file, read_yaml_mapping(path)) for file, path in (*packaged, *own)]
+        return read_books(documents, catalog)
+    except (PriceError, YamlError) as error:
+        raise ConfigurationError(f"prices: {error}") from error
+
+
+def open_prices(config: Config, catalog: Catalog) -> PriceList:
+    """Return what every upstream's tasks cost. Raises ConfigurationError."""
+    finance = config.finance
+    books = open_books(config, catalog)
+    terms = [Terms(each.name, each.book.name, each.discount) for each in config.upstreams]
+    try:
+        prices = freeze_prices(
+            books, terms, Finance(finance.currency, finance.rates, finance.markup)
+        )
+    except PriceError as error:
+        raise ConfigurationError(str(error)) from error
+    return replace(prices, is_on=finance.pricing)
+
+
 def _find_aliases(config: Config, catalog: Catalog) -> Mapping[str, str]:
     """Return every further name of a model, an endpoint id or an alias, with its family's name."""
     aliases = dict(config.models.endpoints)
@@ -272,11 +310,45 @@ def _open_log(config: Config, environ: Mapping[str, str]) -> Logger:
     )
 
 
-async def _open_database(config: Config, *, creates: bool) -> Database:
+def _open_status_cache(status: StatusConfig) -> StatusCache:
+    return StatusCache(
+        status.cache_entries_max,
+        status.cache_bytes_max,
+        status.cache_age_s_max,
+        status.waiters_max,
+        status.waiters_project_max,
+    )
+
+
+def _open_webhooks(config: Config) -> WebhookClient:
+    settings = config.webhooks
+    return WebhookClient(
+        DeliverySettings(
+            settings.timeout_s,
+            settings.concurrency_max,
+            settings.allow_private,
+            settings.allow_http,
+            settings.ca_file,
+        )
+    )
+
+
+def _open_signer(config: Config, entropy: Entropy, *, creates: bool) -> Signer:
+    """Return the signer of deliveries: with configured secrets, or one made in the data folder."""
+    if config.webhooks.secrets:
+        return Signer(config.webhooks.secrets)
+    path = config.data_dir / WEBHOOK_SECRET_FILE
     if creates:
-        make_private_folder(config.data_dir)
-    elif not has_data(config):
+        write_private_file(path, generate_secret(entropy))
+    # A command delivers nothing: without a server there may be no secret yet.
+    made = path.read_text().strip() if path.exists() else generate_secret(entropy)
+    return Signer((SecretStr(made),))
+
+
+async def _open_database(config: Config, *, creates: bool) -> Database:
+    if not creates and not has_data(config):
         raise ConfigurationError(f"There is no gateway data in {config.data_dir}.")
+    make_private_folder(config.data_dir)
     if config.storage.url is None:
         from gateway.storage.sqlite import open_sqlite  # noqa: PLC0415 - one of two, chosen here
 
@@ -286,7 +358,8 @@ async def _open_database(config: Config, *, creates: bool) -> Database:
     return await open_postgres(config.storage)
 
 
-def _routes_of(config: Config) -> RouteTable:
+def make_routes(config: Config) -> RouteTable:
+    """Return where requests may go."""
     return RouteTable(
         [
             UpstreamRoutes(

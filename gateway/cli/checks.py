@@ -13,13 +13,17 @@ from pydantic import SecretStr
 
 from gateway.clock import SystemClock
 from gateway.config import Config, CredentialConfig, UpstreamConfig
+from gateway.domain.models import Catalog
+from gateway.domain.prices import Book, PriceList
 from gateway.errors import ConfigurationError
 from gateway.observability.metrics import Metrics
 from gateway.runtime import (
     DATABASE_FILE,
     PEPPER_FILE,
     build_upstream,
+    open_books,
     open_catalog,
+    open_prices,
     read_credentials,
 )
 from gateway.services.diagnosing import Finding, Level
@@ -39,6 +43,7 @@ def check_config(
     """
     return [
         _check_models(config),
+        *check_prices(config),
         *_check_storage(config),
         *_check_finance(config),
         *_check_upstreams(config, environ, no_upstream),
@@ -64,6 +69,71 @@ def _check_models(config: Config) -> Finding:
     except ConfigurationError as error:
         return Finding("models", Level.FAIL, str(error), "Correct the file or the mapping.")
     return Finding("models", Level.OK, "every model has its rules")
+
+
+def check_prices(config: Config) -> Sequence[Finding]:
+    """Return what is wrong, doubtful or missing about prices; one good finding if nothing is."""
+    try:
+        catalog = open_catalog(config)
+        prices = open_prices(config, catalog)
+    except ConfigurationError as error:
+        return [Finding("prices", Level.FAIL, str(error), "Correct the file or the setting.")]
+    if not prices.is_on:
+        message = "finance.pricing is off: tasks are free, and money budgets count nothing"
+        return [Finding("prices", Level.WARN, message, "Set it on to meter what is spent.")]
+    findings = [
+        *_check_books(config),
+        *_check_rates(config, open_books(config, catalog), prices),
+        *_check_coverage(config, catalog, prices),
+    ]
+    good = Finding("prices", Level.OK, f"every model has a price, charged in {prices.currency}")
+    return findings or [good]
+
+
+def _check_books(config: Config) -> Sequence[Finding]:
+    return [
+        Finding(
+            f"upstreams.{upstream.name}.price_book",
+            Level.WARN,
+            f"is not set, and its base_url does not tell: {upstream.book.name} is assumed",
+            "Set the book that this provider bills by; `prices list` shows those there are.",
+        )
+        for upstream in config.upstreams
+        if upstream.book.is_assumed
+    ]
+
+
+def _check_rates(config: Config, books: Mapping[str, Book], prices: PriceList) -> Sequence[Finding]:
+    currencies = {books[upstream.book.name].currency for upstream in config.upstreams}
+    return [
+        Finding(
+            "finance.rates",
+            Level.WARN,
+            f"has no rate for {currency}: one {currency} is charged as one {prices.currency}",
+            f"Set how many {prices.currency} one {currency} is.",
+        )
+        for currency in sorted(currencies - {prices.currency, *config.finance.rates})
+    ]
+
+
+def _check_coverage(config: Config, catalog: Catalog, prices: PriceList) -> Sequence[Finding]:
+    """Tell of models that the deployment names itself, and that would be refused for no price."""
+    named = {*config.models.endpoints, *(name for each in config.upstreams for name in each.models)}
+    findings = []
+    for upstream in config.upstreams:
+        priced = prices.by_upstream[upstream.name].by_family
+        lacking = [
+            model
+            for model in sorted(named)
+            if (family := catalog.find(model)) is not None and family.name not in priced
+        ]
+        if lacking:
+            message = f"the book {upstream.book.name} has no price for {', '.join(lacking)}"
+            remedy = "Add rows for the family in a file of prices.files."
+            findings.append(
+                Finding(f"upstreams.{upstream.name}.prices", Level.WARN, message, remedy)
+            )
+    return findings
 
 
 def _check_storage(config: Config) -> Sequence[Finding]:

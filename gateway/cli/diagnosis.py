@@ -6,7 +6,7 @@
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,11 +14,22 @@ from gateway.cli.options import Common, with_common
 
 if TYPE_CHECKING:
     from gateway.config import Config, UpstreamConfig
+    from gateway.ports import Runtime
     from gateway.services.diagnosing import Finding
 
 
 @with_common
-def doctor(common: Common) -> None:
+def doctor(
+    common: Common,
+    *,
+    pepper_is_safe: Annotated[
+        bool,
+        typer.Option(
+            "--pepper-is-safe",
+            help="Note that a copy of the pepper is kept apart from the database's backups.",
+        ),
+    ] = False,
+) -> None:
     """Check configuration, data folder, database, clock and upstreams; exit 1 if one fails."""
     from gateway.cli.checks import check_config, check_host
     from gateway.cli.findings import find_refusals, has_failed, print_findings
@@ -41,24 +52,26 @@ def doctor(common: Common) -> None:
         for each in config.upstreams
         if not any(check.startswith(f"upstreams.{each.name}.") for check in broken)
     ]
-    findings += asyncio.run(_examine(config, sound))
+    findings += asyncio.run(_examine(config, sound, confirms_pepper=pepper_is_safe))
     print_findings(common, findings)
     if has_failed(findings):
         raise typer.Exit(1)
 
 
-async def _examine(config: "Config", upstreams: Sequence["UpstreamConfig"]) -> Sequence["Finding"]:
+async def _examine(
+    config: "Config", upstreams: Sequence["UpstreamConfig"], *, confirms_pepper: bool
+) -> Sequence["Finding"]:
     from gateway.clock import SystemClock
     from gateway.observability.metrics import Metrics
     from gateway.runtime import open_upstreams
     from gateway.services.diagnosing import check_upstreams
 
-    findings = list(await _examine_store(config))
+    findings = list(await _examine_store(config, confirms_pepper=confirms_pepper))
     async with open_upstreams(upstreams, os.environ, SystemClock(), Metrics()) as opened:
         return [*findings, *await check_upstreams(opened.values())]
 
 
-async def _examine_store(config: "Config") -> Sequence["Finding"]:
+async def _examine_store(config: "Config", *, confirms_pepper: bool) -> Sequence["Finding"]:
     from gateway.errors import ConfigurationError, StorageUnavailable
     from gateway.runtime import has_data, open_runtime
     from gateway.services.diagnosing import (
@@ -66,7 +79,6 @@ async def _examine_store(config: "Config") -> Sequence["Finding"]:
         Level,
         check_clock,
         check_database,
-        check_pepper,
         check_routes,
     )
 
@@ -82,9 +94,25 @@ async def _examine_store(config: "Config") -> Sequence["Finding"]:
                 return [database]
             return [
                 database,
-                await check_pepper(runtime),
+                *await _examine_pepper(runtime, confirms_copy=confirms_pepper),
                 await check_clock(runtime),
                 await check_routes(runtime, config.upstreams),
             ]
     except (ConfigurationError, StorageUnavailable, OSError) as error:
         return [Finding("start", Level.FAIL, str(error), "Nothing more can be checked.")]
+
+
+async def _examine_pepper(runtime: "Runtime", *, confirms_copy: bool) -> Sequence["Finding"]:
+    from gateway.services.diagnosing import (
+        Level,
+        check_pepper,
+        check_pepper_copy,
+        confirm_pepper_copy,
+    )
+
+    pepper = await check_pepper(runtime)
+    if pepper.level is not Level.OK:
+        return [pepper]
+    if confirms_copy:
+        await confirm_pepper_copy(runtime, "cli")
+    return [pepper, await check_pepper_copy(runtime)]

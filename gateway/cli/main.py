@@ -10,7 +10,18 @@ from typing import Annotated, Final
 import typer
 
 from gateway import __version__
-from gateway.cli import config, diagnosis, keys, maintenance, projects, servers, tasks
+from gateway.cli import (
+    backup,
+    config,
+    diagnosis,
+    keys,
+    limits,
+    maintenance,
+    prices,
+    projects,
+    servers,
+    tasks,
+)
 from gateway.cli.output import say
 from gateway.errors import ConfigurationError, GatewayError
 from gateway.observability.logging import find_driver_code
@@ -61,9 +72,13 @@ def build_app() -> typer.Typer:
     app.command("sandbox")(servers.sandbox)
     app.add_typer(projects.build())
     app.add_typer(keys.build())
+    app.add_typer(limits.build())
     app.add_typer(tasks.build())
+    app.add_typer(prices.build())
     app.add_typer(config.build())
     app.command("migrate")(maintenance.migrate)
+    app.command("backup")(backup.backup)
+    app.command("restore")(backup.restore)
     app.command("doctor")(diagnosis.doctor)
     app.command("openapi")(maintenance.openapi)
     return app

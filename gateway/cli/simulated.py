@@ -9,6 +9,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from gateway.config import Config, CredentialConfig, UpstreamConfig
+from gateway.domain.prices import DEFAULT_BOOK
 from gateway.errors import ConfigurationError
 from gateway.runtime import write_private_file
 
@@ -56,6 +57,7 @@ def sandbox_at(url: str, config: Config) -> UpstreamConfig:
             name="sandbox",
             dialect="ark",
             base_url=f"{url.rstrip('/')}/api/v3",
+            price_book=DEFAULT_BOOK,
             credentials=(CredentialConfig(file=config.data_dir / _CREDENTIAL_FILE),),
         )
     except ValidationError as error:

@@ -129,6 +129,15 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Bill:
+    """What a settled task cost, as its client is shown it."""
+
+    cost_micros: int
+    currency: str
+    price_version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """Where a task was sent; it stays pinned there to its end."""
 
@@ -165,6 +174,24 @@ class Task:
     missing_count: int = 0
     missing_since_ms: int | None = None
     deleted_at_ms: int | None = None
+    bill: Bill | None = None
+    called_back_at_ms: int | None = None
+    """When its upstream last called back; a call without news counts as of the last move."""
+
+    @property
+    def is_called_back(self) -> bool:
+        """Whether its callback address was ever called, whatever the call said."""
+        return self.called_back_at_ms is not None
+
+    @property
+    def is_news_due(self) -> bool:
+        """Whether a callback told of a change that no look has shown yet."""
+        return self.called_back_at_ms is not None and self.called_back_at_ms > self.updated_at_ms
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether it was made before the switch to this gateway: it keeps its upstream's id."""
+        return self.upstream_task_id == self.id
 
 
 def event_of(status: str) -> Event | None:

@@ -37,6 +37,10 @@ TASK_ENDPOINTS: Final = (
         for surface, path in _COLLECTIONS
         for method, operation in (("POST", "submit_task"), ("GET", "list_tasks"))
     ),
+    *(
+        Endpoint("GET", f"{path.rpartition('/')[0]}/limits", "get_limits", surface)
+        for surface, path in _COLLECTIONS
+    ),
 )
 """Status reads come first: they are most of all requests."""
 PROBE_ENDPOINTS: Final = (

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from gateway.domain.rates import RateDecision
 from gateway.errors import (
     ClientFault,
     Draining,
@@ -15,13 +16,16 @@ from gateway.errors import (
     InternalError,
     MethodNotAllowed,
     Overloaded,
+    RateLimited,
     StorageUnavailable,
+    SubmissionsUnconfirmed,
     SubmissionUnconfirmed,
     UpstreamAccount,
     UpstreamRejected,
     UpstreamUnavailable,
 )
 from gateway.http.exchange import Answer, HeaderLine
+from gateway.http.limit_headers import rate_headers
 from gateway.http.rendering import dump_json
 
 RETRY_AFTER_S: Final = 5
@@ -35,9 +39,11 @@ _CLOSING: Final = frozenset({408, 413})
 _TYPE_BY_STATUS: Final = {
     400: "BadRequest",
     401: "Unauthorized",
+    402: "PaymentRequired",
     403: "Forbidden",
     404: "NotFound",
     409: "Conflict",
+    422: "UnprocessableEntity",
     429: "TooManyRequests",
     500: "InternalServerError",
     503: "ServiceUnavailable",
@@ -51,6 +57,7 @@ _BEFORE_PAYING: Final = (
     Draining,
     Overloaded,
     StorageUnavailable,
+    SubmissionsUnconfirmed,
 )
 """After these, nothing was bought: a second submit is safe. (A store that fails after the submit
 is never told to the client, which gets its id.) An error that is not named here counts
@@ -65,6 +72,21 @@ class WrongMethod(MethodNotAllowed):
         super().__init__(f"The method is not allowed here; allowed are {self.allowed}.")
 
 
+class RefusedByRate(RateLimited):
+    """More submits than a rate allows; the answer shows how that rate stands."""
+
+    def __init__(self, decision: RateDecision) -> None:
+        tightest = decision.tightest
+        assert tightest is not None  # noqa: S101 - without a rate nothing is refused by one
+        self.decision = decision
+        whose = tightest.limit.account.scope.word
+        super().__init__(
+            f"Too many requests: the limit of the {whose} is {tightest.limit.cap_per_minute} "
+            f"submits per minute; the next is let through in {tightest.retry_after_s} s.",
+            retry_after_s=tightest.retry_after_s,
+        )
+
+
 def as_gateway_error(error: Exception) -> GatewayError:
     """Return what a client is told of `error`; of a defect of ours, only that it happened."""
     if isinstance(error, GatewayError) and not isinstance(error, InternalError):
@@ -77,18 +99,21 @@ def answer_error(
 ) -> Answer:
     """Return the answer to a request that `error` ended."""
     status = status_of(error)
-    body = {
-        "error": {
-            "code": error.public_code,
-            "message": _message_of(error, request_id),
-            "param": error.param,
-            "type": error.public_type or _TYPE_BY_STATUS.get(status, ""),
-        }
-    }
+    body = {"error": error_object(error, request_id)}
     headers = _headers_of(error, status, method)
     if closes or status in _CLOSING or isinstance(error, Draining):
         headers.append((b"connection", b"close"))
     return Answer(status, dump_json(body), tuple(headers))
+
+
+def error_object(error: GatewayError, request_id: str) -> dict[str, str]:
+    """Return what the envelope holds."""
+    return {
+        "code": error.public_code,
+        "message": _message_of(error, request_id),
+        "param": error.param,
+        "type": error.public_type or _TYPE_BY_STATUS.get(status_of(error), ""),
+    }
 
 
 def status_of(error: GatewayError) -> int:
@@ -119,6 +144,8 @@ def _headers_of(error: GatewayError, status: int, method: str) -> list[HeaderLin
         headers.append((b"retry-after", b"%d" % max(retry_after_s, 0)))
     if isinstance(error, WrongMethod):
         headers.append((b"allow", error.allowed.encode()))
+    if isinstance(error, RefusedByRate):
+        headers.extend(rate_headers(error.decision))
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     is_unsafe = method == "POST" and not is_safe_to_repeat(error)

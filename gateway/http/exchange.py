@@ -1,6 +1,6 @@
 """One request and its answer, while they last."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,6 +47,7 @@ class Exchange:
         "headers",
         "is_answered",
         "method",
+        "on_end",
         "principal",
         "query",
         "receive",
@@ -92,6 +93,8 @@ class Exchange:
         self.received_bytes = 0
         self.sent_bytes = 0
         self.is_answered = False
+        self.on_end: Callable[[bool], Coroutine[object, object, None]] | None = None
+        """What is to be done once it is over; it is told whether the answer was delivered."""
 
     @property
     def caller(self) -> Principal:

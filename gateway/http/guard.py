@@ -23,7 +23,9 @@ _SINGLE: Final = (
     b"content-type",
     b"host",
     b"transfer-encoding",
+    b"idempotency-key",
     b"x-request-id",
+    b"x-stainless-retry-count",
 )
 _LISTS: Final = (b"if-none-match", b"prefer")
 _READ: Final = frozenset((*_SINGLE, *_LISTS))

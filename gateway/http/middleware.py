@@ -125,6 +125,9 @@ class RequestMiddleware:
         duration_s = runtime.clock.monotonic_s() - exchange.started_s
         method = exchange.method if exchange.method in METHODS else "other"
         status = exchange.status or CLIENT_CLOSED
+        if exchange.on_end is not None:
+            runtime.chores.start(exchange.on_end(status != CLIENT_CLOSED))
+            exchange.on_end = None
         route = exchange.route
         metrics = runtime.metrics
         metrics.http_requests.add(route, method, str(status))

@@ -10,7 +10,13 @@ from pydantic.json_schema import models_json_schema
 from gateway import __version__
 from gateway.http import schemas
 from gateway.http.endpoints import ENDPOINTS, Endpoint
-from gateway.http.query import FILTER_CHARS_MAX, PAGE_NUM_MAX, STATUSES, TASK_IDS_COUNT_MAX
+from gateway.http.query import (
+    FILTER_CHARS_MAX,
+    IDEMPOTENCY_KEY_CHARS_MAX,
+    PAGE_NUM_MAX,
+    STATUSES,
+    TASK_IDS_COUNT_MAX,
+)
 
 Json = dict[str, object]
 
@@ -37,6 +43,8 @@ class OperationDoc:
     parameters: tuple[str, ...] = ()
     model: str = ""
     model_by_surface: Mapping[str, str] | None = None
+    alternative: str = ""
+    """Another model of a success."""
     headers: tuple[str, ...] = ()
     has_body: bool = False
     is_upstream_asked: bool = False
@@ -51,10 +59,14 @@ OPERATIONS: Final[Mapping[str, OperationDoc]] = {
         "Checks the request, then sends it upstream once, with the gateway's own credential. "
         "Answers with the task's id as soon as the upstream has accepted it, or after a "
         "configured time, whatever comes first. An error with the header `x-should-retry: false` "
-        "may hide a task that was accepted: do not send the request again.",
-        (*_AUTHENTICATED, 403, 404, 408, 413, 415, 429),
+        "may hide a task that was accepted: do not send the request again. The same "
+        "`Idempotency-Key` with the same body gives the same task for a week. With `dry_run=1` "
+        "nothing is sent or held: the answer is an Estimate.",
+        (*_AUTHENTICATED, 402, 403, 404, 408, 413, 415, 422, 429),
+        parameters=("dry_run", "Idempotency-Key"),
         model_by_surface={"ark": "Submitted", "seedance": "SubmittedWithMessage"},
-        headers=("X-Gateway-Warning",),
+        alternative="Estimate",
+        headers=("X-Gateway-Warning", "Idempotent-Replayed", "RateLimit", "RateLimit-Policy"),
         has_body=True,
         is_upstream_asked=True,
     ),
@@ -91,6 +103,12 @@ OPERATIONS: Final[Mapping[str, OperationDoc]] = {
         model="Cancelled",
         is_upstream_asked=True,
     ),
+    "get_limits": OperationDoc(
+        "What the key has left",
+        "Every limit that binds the key: its own, its project's and the organization's.",
+        _AUTHENTICATED,
+        model="Limits",
+    ),
     "get_liveness": OperationDoc(
         "Whether the process lives", "Nothing is checked.", (400,), model="Health"
     ),
@@ -117,13 +135,15 @@ OPERATIONS: Final[Mapping[str, OperationDoc]] = {
 _ERRORS: Final[Mapping[int, str]] = {
     400: "The request is not valid; `param` names the field.",
     401: "The key is missing or not valid.",
+    402: "A budget has no room for what the task may cost.",
     403: "The key may not do this.",
     404: "Not found, or another project's: the two are told in the same words.",
     408: "The body did not arrive in time.",
     409: "The task's state does not allow it.",
     413: "The body is too large.",
     415: "The body is neither JSON in UTF-8 nor without encoding.",
-    429: "Too many requests.",
+    422: "The Idempotency-Key was used with another body.",
+    429: "Too many requests, or too many tasks in progress.",
     500: "The gateway made a mistake.",
     503: "Not possible at the moment; nothing was bought unless `x-should-retry` is `false`.",
     504: "The upstream did not answer in time.",
@@ -136,7 +156,7 @@ _TOO_LARGE_HEAD: Final[Json] = {
 _ERROR_HEADERS: Final[Mapping[int, tuple[str, ...]]] = {
     401: ("WWW-Authenticate",),
     409: ("Retry-After",),
-    429: ("Retry-After",),
+    429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
     500: ("x-should-retry",),
     503: ("Retry-After", "x-should-retry"),
 }
@@ -232,6 +252,8 @@ def _responses(endpoint: Endpoint, doc: OperationDoc) -> Json:
 def _success(endpoint: Endpoint, doc: OperationDoc) -> Json:
     model = doc.model_by_surface[endpoint.surface] if doc.model_by_surface else doc.model
     schema = _ref(model) if model else {}
+    if doc.alternative:
+        schema = {"anyOf": [schema, _ref(doc.alternative)]}
     return {
         "description": "Done.",
         "headers": _header_refs((*doc.headers, "X-Request-Id")),
@@ -295,6 +317,14 @@ _HEADERS: Final[Json] = {
     ),
     "ETag": _header("Changes with every version of the task.", {"type": "string"}),
     "Preference-Applied": _header("The wait that was granted.", {"type": "string"}),
+    "Idempotent-Replayed": _header(
+        "`true`: the task is that of an earlier request.", {"const": "true"}
+    ),
+    "RateLimit": _header(
+        "What is left of the tightest rate, and the seconds until all of it is free again.",
+        {"type": "string"},
+    ),
+    "RateLimit-Policy": _header("That rate, and its window in seconds.", {"type": "string"}),
     "Retry-After": _header("Seconds to wait.", {"type": "integer", "minimum": 0}),
     "WWW-Authenticate": _header("The scheme of keys.", {"const": "Bearer"}),
     "X-Gateway-Warning": _header("Rules that the upstream may insist on.", {"type": "string"}),
@@ -312,6 +342,18 @@ _PARAMETERS: Final[Json] = {
         "wait",
         "Seconds to wait for a change.",
         {"type": "number", "minimum": 0, "maximum": _WAIT_S_MAX, "multipleOf": 0.001},
+    ),
+    "dry_run": _parameter(
+        "query",
+        "dry_run",
+        "Only estimate: `1` or `true`.",
+        {"enum": ["1", "true", "0", "false"]},
+    ),
+    "Idempotency-Key": _parameter(
+        "header",
+        "Idempotency-Key",
+        "Names this request; send it again with the same one if no answer came.",
+        {"type": "string", "pattern": f"^[!-~]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}$"},
     ),
     "If-None-Match": _parameter(
         "header", "If-None-Match", "ETags that are known, or `*`.", {"type": "string"}

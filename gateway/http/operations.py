@@ -3,19 +3,30 @@
 import asyncio
 import re
 from collections.abc import Coroutine
+from functools import partial
 from typing import Final, TypeVar
 
 from starlette.types import Receive
 
 from gateway.domain.tasks import TERMINAL
 from gateway.http import ark
+from gateway.http.errors import RefusedByRate
+from gateway.http.estimates import render_estimate, render_limits
 from gateway.http.exchange import REVALIDATE, Answer, ClientDisconnected, Exchange, HeaderLine
-from gateway.http.query import is_match, parse_query, read_task_query, read_wait_s
+from gateway.http.limit_headers import rate_headers
+from gateway.http.query import (
+    is_match,
+    parse_query,
+    read_dry_run,
+    read_repeat,
+    read_task_query,
+    read_wait_s,
+)
 from gateway.http.receiving import BodyGate, receive_object
 from gateway.http.rendering import Surface, body_of, render_page
 from gateway.ids import is_task_id
 from gateway.ports import Runtime
-from gateway.services import cancelling, status, submission
+from gateway.services import cancelling, estimating, limiting, status, submission
 from gateway.services.auth import authenticate
 from gateway.status_cache import Entry
 
@@ -26,7 +37,7 @@ _UNSAFE_IN_HEADER: Final = re.compile(r"[^ -~]")
 
 
 class TaskOperations:
-    """The four operations of one surface."""
+    """The operations of one surface."""
 
     def __init__(self, runtime: Runtime, surface: Surface, gate: BodyGate) -> None:
         self._runtime = runtime
@@ -80,22 +91,50 @@ class TaskOperations:
         return Answer(200, render_page(page.total, objects))
 
     async def submit_task(self, exchange: Exchange) -> Answer:
-        """Take a body, submit it, and answer the task's id."""
+        """Take a body, submit it, and answer the task's id; or only an estimate: `?dry_run=1`."""
         runtime = self._runtime
-        submission.refuse_if_draining(runtime)
+        query = parse_query(exchange.query)
+        if read_dry_run(query):
+            return await self._estimate(exchange)
+        repeat = read_repeat(exchange.headers)
+        submission.refuse_if_closed(runtime)
+        rates = await limiting.take_rate(runtime, exchange.caller)
+        headers = rate_headers(rates)
+        if not rates.is_allowed:
+            raise RefusedByRate(rates)
         with self._gate.enter(exchange.caller.project_id) as hold:
-            submitted = await submission.submit_task(
+            submitting = submission.submit_task(
                 runtime,
                 exchange.caller,
                 await receive_object(exchange, self._gate, hold),
                 exchange.request_id,
+                repeat,
             )
+            submitted = await _while_connected(exchange.receive, submitting)
         exchange.task_id = submitted.task.id
         exchange.upstream_s = submitted.upstream_s
-        headers: tuple[HeaderLine, ...] = ()
         if submitted.warnings:
-            headers = ((b"x-gateway-warning", _header_text("; ".join(submitted.warnings))),)
+            warning = _header_text("; ".join(submitted.warnings))
+            headers = (*headers, (b"x-gateway-warning", warning))
+        if submitted.is_replayed:
+            headers = (*headers, (b"idempotent-replayed", b"true"))
+        exchange.on_end = partial(submission.note_delivery, runtime, submitted.task.id)
         return Answer(200, self._surface.render_submitted(submitted.task), headers)
+
+    async def _estimate(self, exchange: Exchange) -> Answer:
+        """Answer what the request may cost; nothing is sent or held."""
+        with self._gate.enter(exchange.caller.project_id) as hold:
+            estimate = await estimating.estimate_task(
+                self._runtime,
+                exchange.caller,
+                await receive_object(exchange, self._gate, hold),
+            )
+        return Answer(200, render_estimate(estimate, exchange.request_id))
+
+    async def get_limits(self, exchange: Exchange) -> Answer:
+        """Answer what the key has left of every limit that binds it."""
+        used = await limiting.list_key_use(self._runtime, exchange.caller)
+        return Answer(200, render_limits(used, self._runtime.prices.currency))
 
     async def cancel_task(self, exchange: Exchange) -> Answer:
         """Cancel a queued task, take a finished one out of view."""

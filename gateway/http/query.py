@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 from gateway.domain.tasks import PUBLIC_STATUS
 from gateway.errors import InvalidRequest
 from gateway.services.status import TaskQuery
+from gateway.services.submission import Repeat
 
 PAGE_NUM_MAX: Final = 500
 PAGE_SIZE_DEFAULT: Final = 20
@@ -22,6 +23,10 @@ _SECONDS: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,3})?\Z", re.ASCII)
 _PREFERRED_WAIT: Final = re.compile(
     rb"(?:\A|[,;])\s{0,8}wait\s{0,8}=\s{0,8}\"?([^\s,;\"]{0,32})", re.IGNORECASE
 )
+IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
+_IDEMPOTENCY_KEY: Final = re.compile(rb"[!-~]{1,%d}\Z" % IDEMPOTENCY_KEY_CHARS_MAX)
+_RETRY_COUNT: Final = re.compile(rb"[0-9]{1,6}\Z")
+_FLAGS: Final = {"1": True, "true": True, "0": False, "false": False}
 _ETAG: Final = re.compile(rb'"[^"]*"')
 
 Query = Mapping[str, Sequence[str]]
@@ -97,6 +102,32 @@ def is_match(condition: bytes, etag: str) -> bool:
     """Whether an `If-None-Match` value names `etag`, by weak comparison, or any by `*`."""
     wanted = etag.encode()
     return condition == wanted or condition.strip() == b"*" or wanted in _ETAG.findall(condition)
+
+
+def read_dry_run(query: Query) -> bool:
+    """Whether an estimate alone is asked for: `?dry_run=1`. Raises InvalidRequest."""
+    given = query.get("dry_run", ())
+    if len(given) > 1 or any(value not in _FLAGS for value in given):
+        # A submit that was meant as an estimate would cost money.
+        _refuse("dry_run", "is given twice or with another value", "1, true, 0, false")
+    return bool(given) and _FLAGS[given[0]]
+
+
+def read_repeat(headers: Mapping[bytes, bytes]) -> Repeat:
+    """Return what the client says of its request being the same one again.
+
+    Raises: InvalidRequest for an Idempotency-Key that is no key.
+    """
+    key = headers.get(b"idempotency-key")
+    if key is not None and not _IDEMPOTENCY_KEY.match(key):
+        _refuse(
+            "Idempotency-Key",
+            "is empty, too long or holds other characters",
+            f"1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable ASCII characters without spaces",
+        )
+    count = headers.get(b"x-stainless-retry-count", b"")
+    is_retry = _RETRY_COUNT.match(count) is not None and int(count) > 0
+    return Repeat(key.decode() if key is not None else None, is_retry)
 
 
 def _read_number(query: Query, name: str, default: int, largest: int) -> int:

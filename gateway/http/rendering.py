@@ -2,32 +2,14 @@
 
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import orjson
 
-from gateway.domain.tasks import PUBLIC_STATUS, Task
+from gateway.domain import views
+from gateway.domain.tasks import Task
 from gateway.status_cache import Entry
-
-_GATEWAYS_OWN: Final = frozenset(
-    {
-        "id",
-        "model",
-        "status",
-        "error",
-        "content",
-        "usage",
-        "created_at",
-        "updated_at",
-        "message",
-        "request",
-        "gateway",
-        "draft_task_id",
-    }
-)
-"""Fields with a place of their own in the task object; the upstream's others follow them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +36,8 @@ def dump_json(value: object) -> bytes:
 
 
 def task_object(entry: Entry) -> dict[str, object]:
-    """Return the contract's task object. The upstream's own ids are never in it."""
-    task = entry.task
-    shown: dict[str, object] = {
-        "id": task.id,
-        "model": task.model,
-        "status": PUBLIC_STATUS[task.state],
-    }
-    fields: Mapping[str, object] = task.fields or {}
-    if task.error is not None:
-        shown["error"] = {"code": task.error.code, "message": task.error.message}
-    for name in ("content", "usage"):
-        if name in fields:
-            shown[name] = fields[name]
-    shown["created_at"] = task.created_at_ms // 1000
-    shown["updated_at"] = task.updated_at_ms // 1000
-    others = {name: value for name, value in fields.items() if name not in _GATEWAYS_OWN}
-    draft_task_id = _find_draft(entry.echo)
-    if draft_task_id is not None:
-        others["draft_task_id"] = draft_task_id
-    return shown | others
+    """Return the contract's task object of a cached task."""
+    return views.task_object(entry.task, entry.echo)
 
 
 def body_of(entry: Entry, surface: Surface) -> tuple[bytes, str]:
@@ -89,14 +53,3 @@ def body_of(entry: Entry, surface: Surface) -> tuple[bytes, str]:
 def render_page(total: int, objects: Sequence[bytes]) -> bytes:
     """Return a list answer made of ready task objects."""
     return b'{"total":%d,"items":[%b]}' % (total, b",".join(objects))
-
-
-def _find_draft(echo: str | None) -> str | None:
-    """Return the draft that the task builds on, by the id that its client knows."""
-    if echo is None or '"draft_task"' not in echo:
-        return None
-    for item in json.loads(echo)["content"]:
-        if item["type"] == "draft_task":
-            found: str = item["draft_task"]["id"]
-            return found
-    return None

@@ -142,7 +142,10 @@ class SubmitRequest(Wire):
     ] = None
     callback_url: Annotated[
         str | None,
-        Field(description="Kept with the task, never given to the upstream; not called yet."),
+        Field(
+            description="Called by the gateway with the task at each change of its status, signed; "
+            "never given to the upstream."
+        ),
     ] = None
 
 
@@ -175,6 +178,14 @@ class Usage(Wire):
     total_tokens: int | None = None
 
 
+class Bill(BaseModel):
+    """What a settled task cost, in millionths of the currency's unit."""
+
+    cost_micros: int
+    currency: str
+    price_version: str
+
+
 class Task(Wire):
     """A task. Fields that the upstream reported beside these are shown as they came."""
 
@@ -184,6 +195,7 @@ class Task(Wire):
     error: Annotated[TaskErrorBody | None, Field(description="Why the task failed.")] = None
     content: Annotated[TaskContent | None, Field(description="Once it succeeded.")] = None
     usage: Annotated[Usage | None, Field(description="Once it ended.")] = None
+    gateway: Annotated[Bill | None, Field(description="Once it is settled.")] = None
     created_at: Annotated[int, Field(description="Unix time in seconds.")]
     updated_at: Annotated[int, Field(description="Unix time in seconds.")]
 
@@ -200,6 +212,34 @@ class TaskWithRequest(Task):
 
     message: str
     request: RequestEcho
+
+
+class Bounds(BaseModel):
+    low: int
+    high: int
+
+
+class Limit(BaseModel):
+    """A limit and its use, in whole numbers of `unit`; `held` is what tasks in progress may use."""
+
+    scope: Annotated[
+        Literal["org", "project", "key"], Field(description="Whom it binds, the caller among them.")
+    ]
+    metric: Literal["money", "videos", "seconds", "tokens", "tasks", "rpm"]
+    window: Literal["day", "month", "ever"] | None
+    unit: Annotated[str, Field(description="`micros` are millionths of the currency's unit.")]
+    cap: int
+    spent: int
+    held: int
+    left: int
+    resets_at: Annotated[int | None, Field(description="Unix time in seconds.")]
+
+
+class Limits(BaseModel):
+    """Every limit that binds the key; none exists until it is set."""
+
+    currency: str
+    limits: list[Limit]
 
 
 class TaskPage(BaseModel):
@@ -230,6 +270,19 @@ class Error(BaseModel):
     error: ErrorBody
 
 
+class Estimate(BaseModel):
+    """What a request may cost, in millionths of the currency's unit; `high` is what is held."""
+
+    request: Annotated[dict[str, object], Field(description="The form that would be sent.")]
+    tokens: Bounds
+    charge_micros: Bounds
+    currency: str
+    price_version: str
+    would_refuse: Annotated[
+        ErrorBody | None, Field(description="What a submit would be told now; null: let in.")
+    ]
+
+
 class Health(BaseModel):
     """`checks` is there if `?verbose` is asked for."""
 
@@ -245,6 +298,8 @@ MODELS: Final[tuple[type[BaseModel], ...]] = (
     TaskWithRequest,
     TaskPage,
     Cancelled,
+    Estimate,
+    Limits,
     Error,
     Health,
 )
@@ -292,6 +347,30 @@ EXAMPLES: Final[dict[str, object]] = {
         "request": {"model": _MODEL, "content": _LIFTED},
     },
     "TaskPage": {"total": 1, "items": [_TASK]},
+    "Estimate": {
+        "request": {"model": _MODEL, "content": _LIFTED, "resolution": "480p", "duration": 5},
+        "tokens": {"low": 49005, "high": 49005},
+        "charge_micros": {"low": 735075, "high": 735075},
+        "currency": "CNY",
+        "price_version": "volcengine-cny/2025-05-28/1f0c22aa",
+        "would_refuse": None,
+    },
+    "Limits": {
+        "currency": "CNY",
+        "limits": [
+            {
+                "scope": "project",
+                "metric": "money",
+                "window": "month",
+                "unit": "micros",
+                "cap": 500000000,
+                "spent": 735075,
+                "held": 0,
+                "left": 499264925,
+                "resets_at": 1796054400,
+            }
+        ],
+    },
     "Error": {
         "error": {
             "code": "InvalidParameter",

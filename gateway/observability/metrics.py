@@ -96,10 +96,11 @@ class Gauge:
         return family
 
 
-class Metrics(Collector):
-    """All of them. One object a process, passed in `Runtime`."""
+class RequestMetrics:
+    """Of requests, ours and those to upstreams."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.http_requests = Counter(
             "gateway_http_requests", "Requests answered.", ("route", "method", "status")
         )
@@ -123,6 +124,13 @@ class Metrics(Collector):
             "Duration of upstream calls.",
             ("upstream", "operation"),
         )
+
+
+class TaskMetrics:
+    """Of tasks and their moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.tasks = Gauge("gateway_tasks", "Tasks that are not finished, by state.", ("state",))
         self.unknown_tasks = Gauge(
             "gateway_unknown_tasks", "Submissions whose outcome is not known."
@@ -150,6 +158,80 @@ class Metrics(Collector):
         self.validation_warnings = Counter(
             "gateway_validation_warnings", "Rules broken while validation is `warn`.", ("rule",)
         )
+
+
+class SettlementMetrics:
+    """Of what tasks used and cost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resolutions = Counter(
+            "gateway_resolutions", "Holds settled and released.", ("outcome", "evidence")
+        )
+        self.usage_tokens = Counter("gateway_usage_tokens", "Tokens of settled tasks.", ("model",))
+        self.usage_seconds = Counter(
+            "gateway_usage_video_seconds", "Seconds of video of settled tasks.", ("model",)
+        )
+        self.usage_videos = Counter("gateway_usage_videos", "Videos of settled tasks.", ("model",))
+        self.cost_micros = Counter(
+            "gateway_cost_micros", "What upstreams bill for settled tasks.", ("model", "currency")
+        )
+        self.charge_micros = Counter(
+            "gateway_charge_micros", "What settled tasks are charged.", ("model", "currency")
+        )
+        self.estimated_settlements = Counter(
+            "gateway_estimated_settlements", "Successes without reported tokens.", ("model",)
+        )
+        self.overages = Counter(
+            "gateway_overages", "Tasks that cost more than was held.", ("model",)
+        )
+        self.limit_refusals = Counter(
+            "gateway_limit_refusals", "Submits that a limit refused.", ("scope", "metric")
+        )
+
+
+class BookMetrics:
+    """Of what is held, unknown or undelivered, and of the audit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open_holds = Gauge("gateway_open_holds", "Holds that are not resolved.")
+        self.held_micros = Gauge("gateway_held_micros", "Charge that is held.", ("currency",))
+        self.hold_age = Gauge(
+            "gateway_hold_age_seconds_max", "Age of the oldest hold that is not resolved."
+        )
+        self.unknown_age = Gauge(
+            "gateway_unknown_age_seconds_max", "Age of the oldest unknown submission."
+        )
+        self.orphans = Gauge(
+            "gateway_orphans", "Upstream tasks that belong to no task here.", ("kind",)
+        )
+        self.audit_differences = Gauge(
+            "gateway_audit_differences", "Differences that the last audit of the ledger found."
+        )
+        self.audit_last = Gauge(
+            "gateway_audit_timestamp_seconds", "When the ledger was last audited."
+        )
+        self.journal_entries = Gauge("gateway_journal_entries", "Outcomes that wait for the store.")
+        self.webhook_deliveries = Counter(
+            "gateway_webhook_deliveries", "Attempts to deliver.", ("kind", "outcome")
+        )
+        self.notifications = Gauge(
+            "gateway_notifications", "Notifications not delivered, by state.", ("state",)
+        )
+        self.callbacks = Counter(
+            "gateway_callbacks", "Callbacks of upstreams, by what came of them.", ("result",)
+        )
+        self.reconciliations = Counter(
+            "gateway_reconciliations", "Lost submissions explained.", ("verdict",)
+        )
+
+
+class Metrics(RequestMetrics, TaskMetrics, SettlementMetrics, BookMetrics, Collector):
+    """All of them. One object a process, passed in `Runtime`."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.db_duration = Histogram(
             "gateway_db_duration_seconds", "Duration of transactions, by function.", ("query",)
         )

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from gateway.domain.billing import Evidence, EvidenceKind
 from gateway.domain.keys import Principal
 from gateway.domain.tasks import TERMINAL, Event, Task, TaskState, advance
 from gateway.errors import (
@@ -83,7 +84,10 @@ async def _cancel_upstream(runtime: Runtime, task: Task) -> None:
     except TaskNotFound as error:
         raise _being_checked(task) from error
     moved = advance(task, Event.CANCELLED, runtime.clock.now_ms())
-    await record_move(runtime, task, moved, Event.CANCELLED)
+    evidence = Evidence(
+        EvidenceKind.CANCELLED, f"{task.route.upstream}: {task.upstream_task_id} was cancelled"
+    )
+    await record_move(runtime, task, moved, Event.CANCELLED, evidence)
 
 
 def _being_checked(task: Task) -> SubmissionUnconfirmed:

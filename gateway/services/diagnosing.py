@@ -10,7 +10,7 @@ from gateway.domain.projects import AuditEvent
 from gateway.errors import ConfigurationError, GatewayError, UpstreamFault
 from gateway.observability.logging import find_driver_code
 from gateway.ports import Runtime, Upstream
-from gateway.runtime import check_of_pepper, describe_wrong_pepper, read_pepper
+from gateway.runtime import PEPPER_FILE, check_of_pepper, describe_wrong_pepper, read_pepper
 from gateway.services.observing import find_orphans
 from gateway.storage import audit, keys, meta, tasks
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _CLOCK_BACK_MS_MAX: Final = 5000
+_PEPPER_COPY: Final = "pepper copy"
 
 
 class Level(StrEnum):
@@ -84,6 +85,37 @@ async def check_pepper(runtime: Runtime) -> Finding:
     return Finding("pepper", Level.OK, "is the one that the keys were made with")
 
 
+async def check_pepper_copy(runtime: Runtime) -> Finding:
+    """Whether a copy of the pepper is kept apart, as far as that can be known."""
+    config = runtime.config
+    if config.auth.pepper is not None:
+        return Finding(_PEPPER_COPY, Level.OK, "it is configured, not kept in the data folder")
+    pepper = read_pepper(config)
+    if pepper is None:
+        return Finding(_PEPPER_COPY, Level.OK, "the first key will make the pepper")
+    if await runtime.db.read(meta.has_pepper_copy, check_of_pepper(pepper)):
+        return Finding(_PEPPER_COPY, Level.OK, "an operator has said that there is one")
+    path = config.data_dir / PEPPER_FILE
+    return Finding(
+        _PEPPER_COPY,
+        Level.WARN,
+        f"{path} is the only pepper that is known of, and in no backup of the database",
+        "Keep a copy apart from the backups, then say so, once: `doctor --pepper-is-safe`.",
+    )
+
+
+async def confirm_pepper_copy(runtime: Runtime, actor: str) -> None:
+    """Note an operator's word that the pepper in the data folder is kept apart as well.
+
+    It holds for this pepper only. Nothing is noted while there is none.
+    """
+    pepper, now_ms = read_pepper(runtime.config), runtime.clock.now_ms()
+    if pepper is None or runtime.config.auth.pepper is not None:
+        return
+    event = AuditEvent(runtime.ids.new("evt", now_ms), now_ms, actor, "pepper.copy_confirmed", "")
+    await runtime.db.write(_note_pepper_copy, check_of_pepper(pepper), event)
+
+
 async def check_upstreams(upstreams: Iterable[Upstream]) -> Sequence[Finding]:
     """Whether each upstream takes each of its credentials: one free read each."""
     findings = []
@@ -108,6 +140,11 @@ async def check_routes(runtime: Runtime, upstreams: Sequence[UpstreamConfig]) ->
     named = ", ".join(f"{count} at {route[0]}/{route[1]}" for route, count in orphans.items())
     remedy = "Configure the upstream and credential by these names until their tasks have ended."
     return Finding("routes", Level.FAIL, f"tasks that nobody follows: {named}", remedy)
+
+
+def _note_pepper_copy(conn: "Connection", check: str, event: AuditEvent) -> None:
+    meta.note_pepper_copy(conn, check)
+    audit.add(conn, event)
 
 
 class _Undone(Exception):

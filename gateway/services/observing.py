@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.config import UpstreamConfig
-from gateway.domain.schedule import Pace, next_look_s
+from gateway.domain.billing import Evidence, EvidenceKind
+from gateway.domain.schedule import Fallback, Pace, next_fallback_s, next_look_s
 from gateway.domain.tasks import (
     TERMINAL,
     Event,
@@ -42,7 +43,8 @@ async def observe_due(runtime: Runtime, upstream: Upstream, credential: str) -> 
     settings = runtime.config.observer
     now_ms = runtime.clock.now_ms()
     # No look is planned so far ahead, but by a clock that was wrong.
-    far_ms = now_ms + int((settings.lease_s + 2 * settings.interval_s_max) * 1000)
+    interval_s_max = max(settings.interval_s_max, settings.callback_interval_s_max)
+    far_ms = now_ms + int((settings.lease_s + 2 * interval_s_max) * 1000)
     due_at_ms = await runtime.db.read(tasks.next_due_at, upstream.name, credential)
     if due_at_ms is None or now_ms < due_at_ms <= far_ms:
         return 0
@@ -84,8 +86,10 @@ async def look_at(runtime: Runtime, task: Task) -> Look:
     moved = _moved_by(runtime, task, observation)
     if moved is None:
         return Look(task, is_confirmed=True)
-    if await record_move(runtime, task, moved, event):
-        return Look(moved, is_confirmed=True)
+    evidence = evidence_of(task, observation)
+    written = await record_move(runtime, task, moved, event, evidence)
+    if written is not None:
+        return Look(written, is_confirmed=True)
     stored = await runtime.db.read(tasks.find, task.id)
     return Look(stored.task if stored is not None else task, is_confirmed=True)
 
@@ -96,6 +100,12 @@ def upstream_of(runtime: Runtime, task: Task) -> Upstream:
     if upstream is None:
         raise UpstreamAccount("The upstream of this task is no longer configured.")
     return upstream
+
+
+def evidence_of(task: Task, observation: Observation) -> Evidence:
+    """Return what a look proves, should the task have ended by it."""
+    at = f"{task.route.upstream}: {task.upstream_task_id} is {observation.status[:32]}"
+    return Evidence(EvidenceKind.ENDED, at)
 
 
 async def find_orphans(
@@ -118,16 +128,25 @@ def schedule_look(runtime: Runtime, task: Task) -> Task:
     """Return the task with the time of the next look at it; none if it is terminal."""
     if task.state in TERMINAL:
         return replace(task, next_poll_at_ms=None)
+    now_ms = runtime.clock.now_ms()
+    return replace(task, next_poll_at_ms=now_ms + int(_next_look_s(runtime, task, now_ms) * 1000))
+
+
+def _next_look_s(runtime: Runtime, task: Task, now_ms: int) -> float:
     settings = runtime.config.observer
     pace = Pace(
         settings.interval_s_min, settings.interval_s_max, settings.jitter, settings.time_scale
     )
     family = runtime.catalog.find(task.model)
     typical_run_s = family.typical_run_s if family is not None else _TYPICAL_RUN_S
-    now_ms = runtime.clock.now_ms()
     age_s = max(0, now_ms - task.created_at_ms) / 1000
-    delay_s = next_look_s(pace, typical_run_s, age_s, runtime.random.uniform(-1, 1))
-    return replace(task, next_poll_at_ms=now_ms + int(delay_s * 1000))
+    spread = runtime.random.uniform(-1, 1)
+    if not task.is_called_back or task.is_news_due:
+        return next_look_s(pace, typical_run_s, age_s, spread)
+    fallback = Fallback(
+        settings.callback_runs, settings.callback_interval_s_min, settings.callback_interval_s_max
+    )
+    return next_fallback_s(pace, fallback, typical_run_s, age_s, spread)
 
 
 def _moved_by(runtime: Runtime, task: Task, observation: Observation) -> Task | None:
@@ -200,7 +219,8 @@ async def _apply(runtime: Runtime, looks: Sequence[tuple[Task, Observation]]) ->
             if moved is None or event is None:
                 idle.append(replace(task, missing_count=0, missing_since_ms=None))
             else:
-                group.create_task(record_move(runtime, task, moved, event))
+                evidence = evidence_of(task, observation)
+                group.create_task(record_move(runtime, task, moved, event, evidence))
     if idle:
         await _reschedule(runtime, idle)
 
@@ -220,6 +240,7 @@ async def _record_missing(runtime: Runtime, task: Task) -> None:
         await _reschedule(runtime, [missing])
         return
     runtime.log.error("task.vanished", task_id=task.id, upstream=task.route.upstream)
+    # Nothing proves that it was not billed: the hold waits for evidence, or for an operator.
     moved = replace(advance(missing, Event.VANISHED, now_ms), error=_VANISHED)
     await record_move(runtime, task, moved, Event.VANISHED)
 
@@ -244,6 +265,7 @@ async def _reschedule(
                 poll_count=task.poll_count + 1,
                 missing_count=task.missing_count,
                 missing_since_ms=task.missing_since_ms,
+                known_poll_at_ms=task.next_poll_at_ms,
             )
         )
     await runtime.db.write(tasks.reschedule, rows)

@@ -9,20 +9,31 @@ from gateway.domain.stored import hash_texts
 from gateway.domain.tasks import Event, advance
 from gateway.ports import Runtime
 from gateway.services.moves import dump_request, record_move
-from gateway.storage import requests, tasks
+from gateway.storage import attempts, idempotency, requests, tasks
 from gateway.storage.requests import StoredRequest
 
+ALIVE_S: Final = 10.0
+"""How long a process is believed to live since it last said so, several times in that."""
 _ROWS_PER_BATCH: Final = 200
+_FORGOTTEN_S: Final = 3600.0
+_DAY_MS: Final = 86_400_000
 
 
 async def sweep_lost_submissions(runtime: Runtime) -> int:
     """Move reserved tasks past their submit deadline to `unknown`; return how many.
 
     Their process died, or could not write the outcome: bytes may have left, so nothing is assumed.
+    Of a process that is dead, the deadlines are not waited for.
     """
     now_ms = runtime.clock.now_ms()
     count = 0
-    while lost := await runtime.db.read(tasks.find_lost, now_ms, _ROWS_PER_BATCH):
+    while lost := await runtime.db.read(
+        tasks.find_lost,
+        now_ms,
+        _ROWS_PER_BATCH,
+        owner=runtime.process_id,
+        alive_ms=now_ms - int(ALIVE_S * 1000),
+    ):
         for task in lost:
             runtime.log.warning(
                 "task.submission_lost", task_id=task.id, upstream=task.route.upstream
@@ -52,6 +63,28 @@ async def hash_requests(runtime: Runtime, stored: Sequence[StoredRequest]) -> No
     await runtime.db.write(requests.replace_bodies, hashed)
     for row in hashed:
         runtime.status_cache.drop(row.task_id)
+
+
+async def announce(runtime: Runtime) -> None:
+    """Note that this process lives: others take its submissions for lost once it does not.
+
+    The one server of a SQLite database forgets what ran before it as soon as it starts.
+    """
+    now_ms = runtime.clock.now_ms()
+    kept_ms = int(_FORGOTTEN_S * 1000)
+    if runtime.db.name == "sqlite" and not runtime.lifecycle.is_announced:
+        kept_ms = 0
+    await runtime.db.write(attempts.see_process, runtime.process_id, now_ms, now_ms - kept_ms)
+    runtime.lifecycle.is_announced = True
+
+
+async def sweep_idempotency_keys(runtime: Runtime) -> int:
+    """Forget keys older than they are kept; return how many."""
+    before_ms = runtime.clock.now_ms() - runtime.config.submit.idempotency_days * _DAY_MS
+    count = 0
+    while purged := await runtime.db.write(idempotency.purge, before_ms, _ROWS_PER_BATCH):
+        count += purged
+    return count
 
 
 async def measure_tasks(runtime: Runtime) -> None:

@@ -30,10 +30,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import SchemaItem
 
+from gateway.domain.billing import EntryKind, EvidenceKind, Outcome
 from gateway.domain.keys import KeyKind
+from gateway.domain.limits import Metric, Scope, Window
 from gateway.domain.tasks import Event, TaskState
 
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 """Every revision of the schema, oldest first. Kept here so that a start needs no Alembic."""
 
 metadata: Final = MetaData(
@@ -106,6 +108,8 @@ tasks: Final = _table(
     Column("missing_count", _Int64, nullable=False),
     Column("missing_since_ms", _Int64),
     Column("deleted_at_ms", _Int64),
+    Column("bill", Text),
+    Column("called_back_at_ms", _Int64),
     _one_of("state", TaskState),
     CheckConstraint("version >= 1", name="version"),
     # Nobody could ask after a task that is said to run under no id.
@@ -168,6 +172,238 @@ audit_events: Final = _table(
 )
 Index("audit_events_at_idx", audit_events.c.at_ms)
 
+attempts: Final = _table(
+    "attempts",
+    Column("task_id", Text, ForeignKey("tasks.id"), primary_key=True),
+    Column("project_id", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("created_at_ms", _Int64, nullable=False),
+    Column("shape", Text, nullable=False),
+    Column("markers", Text, nullable=False),
+    Column("callback_token", Text),
+    Column("claimed_task_id", Text),
+    Column("callback_url", Text),
+    Column("has_client_left", _Int64, nullable=False),
+    Column("is_answered", _Int64, nullable=False),
+    Column("is_id_given", _Int64, nullable=False),
+    Column("probe_count", _Int64, nullable=False),
+    Column("pass_count", _Int64, nullable=False),
+    Column("next_probe_at_ms", _Int64),
+    UniqueConstraint("callback_token"),
+)
+# Once its answer was delivered an attempt is never joined, so this index holds the others only.
+Index(
+    "attempts_joinable_idx",
+    attempts.c.key_id,
+    attempts.c.fingerprint,
+    sqlite_where=attempts.c.is_answered == 0,
+    postgresql_where=attempts.c.is_answered == 0,
+)
+
+# What a callback claims is kept until the task's outcome is known, so these are few.
+Index(
+    "attempts_claims_idx",
+    attempts.c.task_id,
+    sqlite_where=attempts.c.claimed_task_id.is_not(None),
+    postgresql_where=attempts.c.claimed_task_id.is_not(None),
+)
+
+idempotency_keys: Final = _table(
+    "idempotency_keys",
+    Column("project_id", Text, ForeignKey("projects.id"), primary_key=True),
+    Column("route", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    # Without a reference: the key is claimed before its task is there.
+    Column("task_id", Text, nullable=False),
+    Column("created_at_ms", _Int64, nullable=False),
+)
+Index("idempotency_keys_task_idx", idempotency_keys.c.task_id)
+Index("idempotency_keys_age_idx", idempotency_keys.c.created_at_ms)
+
+reservations: Final = _table(
+    "reservations",
+    Column("task_id", Text, ForeignKey("tasks.id"), primary_key=True),
+    Column("project_id", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("at_ms", _Int64, nullable=False),
+    Column("day_start_ms", _Int64, nullable=False),
+    Column("month_start_ms", _Int64, nullable=False),
+    Column("price", Text, nullable=False),
+    Column("hold_micros", _Int64, nullable=False),
+    Column("held_tokens", _Int64, nullable=False),
+    Column("held_seconds", _Int64, nullable=False),
+    Column("held_videos", _Int64, nullable=False),
+    Column("held_tool_calls", _Int64, nullable=False),
+    Column("outcome", Text),
+    Column("resolved_at_ms", _Int64),
+    Column("charge_micros", _Int64),
+    Column("cost_micros", _Int64),
+    Column("tokens", _Int64),
+    Column("seconds", _Int64),
+    Column("videos", _Int64),
+    Column("is_estimated", _Int64),
+    _one_of("outcome", Outcome),
+    CheckConstraint("hold_micros >= 0", name="hold"),
+    # What a resolution says comes all at once or not at all.
+    CheckConstraint(
+        "(outcome IS NULL) = (resolved_at_ms IS NULL) AND (outcome IS NULL) = (charge_micros IS "
+        "NULL) AND (outcome IS NULL) = (cost_micros IS NULL) AND (outcome IS NULL) = (tokens IS "
+        "NULL) AND (outcome IS NULL) = (seconds IS NULL) AND (outcome IS NULL) = (videos IS NULL) "
+        "AND (outcome IS NULL) = (is_estimated IS NULL)",
+        name="resolution",
+    ),
+)
+Index(
+    "reservations_open_idx",
+    reservations.c.at_ms,
+    sqlite_where=reservations.c.outcome.is_(None),
+    postgresql_where=reservations.c.outcome.is_(None),
+)
+# In the order in which reports page through them.
+Index("reservations_at_idx", reservations.c.at_ms, reservations.c.task_id)
+Index("reservations_resolved_idx", reservations.c.resolved_at_ms)
+
+ledger_entries: Final = _table(
+    "ledger_entries",
+    # The key makes it exactly once: a task has one hold, one resolution and one loss at most.
+    Column("task_id", Text, ForeignKey("tasks.id"), primary_key=True),
+    Column("step", _Int64, primary_key=True, autoincrement=False),
+    Column("kind", Text, nullable=False),
+    Column("at_ms", _Int64, nullable=False),
+    Column("project_id", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("day_start_ms", _Int64, nullable=False),
+    Column("month_start_ms", _Int64, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("held_micros", _Int64, nullable=False),
+    Column("held_tokens", _Int64, nullable=False),
+    Column("held_seconds", _Int64, nullable=False),
+    Column("held_videos", _Int64, nullable=False),
+    Column("spent_micros", _Int64, nullable=False),
+    Column("spent_tokens", _Int64, nullable=False),
+    Column("spent_seconds", _Int64, nullable=False),
+    Column("spent_videos", _Int64, nullable=False),
+    Column("cost_currency", Text, nullable=False),
+    Column("cost_micros", _Int64, nullable=False),
+    Column("price_version", Text, nullable=False),
+    Column("is_estimated", _Int64, nullable=False),
+    Column("evidence", Text),
+    Column("evidence_detail", Text, nullable=False),
+    _one_of("kind", EntryKind),
+    _one_of("evidence", EvidenceKind),
+    CheckConstraint(
+        "(kind = 'hold' AND step = 1) OR (kind IN ('settle', 'release') AND step = 2) OR "
+        "(kind = 'loss' AND step = 3)",
+        name="step",
+    ),
+    # Money is let go of by evidence alone.
+    CheckConstraint("(kind = 'hold') = (evidence IS NULL)", name="proved"),
+)
+Index(
+    "ledger_entries_at_idx", ledger_entries.c.at_ms, ledger_entries.c.task_id, ledger_entries.c.step
+)
+
+balances: Final = _table(
+    "balances",
+    Column("scope", Text, primary_key=True),
+    Column("scope_id", Text, primary_key=True),
+    Column("span", Text, primary_key=True),
+    Column("start_ms", _Int64, primary_key=True, autoincrement=False),
+    Column("held_micros", _Int64, nullable=False),
+    Column("held_tokens", _Int64, nullable=False),
+    Column("held_seconds", _Int64, nullable=False),
+    Column("held_videos", _Int64, nullable=False),
+    Column("spent_micros", _Int64, nullable=False),
+    Column("spent_tokens", _Int64, nullable=False),
+    Column("spent_seconds", _Int64, nullable=False),
+    Column("spent_videos", _Int64, nullable=False),
+    Column("tasks_count", _Int64, nullable=False),
+    _one_of("scope", Scope),
+    _one_of("span", Window),
+)
+
+limits: Final = _table(
+    "limits",
+    Column("scope", Text, primary_key=True),
+    Column("scope_id", Text, primary_key=True),
+    Column("metric", Text, primary_key=True),
+    # Empty for what has no window.
+    Column("span", Text, primary_key=True),
+    # NULL lifts the limit that configuration would set.
+    Column("cap", _Int64),
+    Column("updated_at_ms", _Int64, nullable=False),
+    _one_of("scope", Scope),
+    _one_of("metric", Metric),
+    CheckConstraint(
+        "(metric IN ('tasks', 'rpm')) = (span = '') AND span IN ('', 'day', 'month', 'ever')",
+        name="span",
+    ),
+    CheckConstraint("cap >= 0", name="cap"),
+)
+
+notifications: Final = _table(
+    "notifications",
+    Column("id", Text, primary_key=True),
+    Column("task_id", Text, ForeignKey("tasks.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    # Whose turn it is, see gateway/places.py.
+    Column("receiver", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at_ms", _Int64, nullable=False),
+    Column("attempt_count", _Int64, nullable=False),
+    Column("next_attempt_at_ms", _Int64),
+    Column("ended_at_ms", _Int64),
+    Column("last_status", _Int64),
+    Column("last_error", Text),
+    CheckConstraint("kind IN ('callback', 'usage')", name="kind"),
+    CheckConstraint("state IN ('pending', 'delivered', 'dead')", name="state"),
+    # What is pending has a next attempt, what is not has an end: nothing is ever forgotten between.
+    CheckConstraint(
+        "(state = 'pending') = (next_attempt_at_ms IS NOT NULL) AND "
+        "(state = 'pending') = (ended_at_ms IS NULL)",
+        name="progress",
+    ),
+)
+Index("notifications_task_idx", notifications.c.task_id)
+Index("notifications_state_idx", notifications.c.state, notifications.c.created_at_ms)
+Index(
+    "notifications_due_idx",
+    notifications.c.kind,
+    notifications.c.receiver,
+    notifications.c.next_attempt_at_ms,
+    sqlite_where=notifications.c.next_attempt_at_ms.is_not(None),
+    postgresql_where=notifications.c.next_attempt_at_ms.is_not(None),
+)
+Index(
+    "notifications_ended_idx",
+    notifications.c.ended_at_ms,
+    sqlite_where=notifications.c.ended_at_ms.is_not(None),
+    postgresql_where=notifications.c.ended_at_ms.is_not(None),
+)
+
+orphans: Final = _table(
+    "orphans",
+    Column("upstream", Text, primary_key=True),
+    Column("credential", Text, primary_key=True),
+    Column("upstream_task_id", Text, primary_key=True),
+    # The task that it is believed to have come of, after that was given up.
+    Column("task_id", Text, ForeignKey("tasks.id")),
+    Column("found_at_ms", _Int64, nullable=False),
+    Column("created_at_ms", _Int64),
+    Column("status", Text, nullable=False),
+)
+
+processes: Final = _table(
+    "processes",
+    Column("id", Text, primary_key=True),
+    Column("seen_at_ms", _Int64, nullable=False),
+)
+
 meta: Final = _table(
     "meta",
     Column("name", Text, primary_key=True),
@@ -182,7 +418,7 @@ alembic_version: Final = Table(
     PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
 
-_APPEND_ONLY: Final = (task_transitions, audit_events)
+_APPEND_ONLY: Final = (task_transitions, audit_events, ledger_entries)
 
 
 def create(conn: Connection) -> None:

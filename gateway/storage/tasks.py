@@ -9,7 +9,7 @@ unknown one are the same nothing.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -18,6 +18,7 @@ from gateway.domain.tasks import (
     OBSERVED,
     PUBLIC_STATUS,
     TERMINAL,
+    Bill,
     Event,
     JsonObject,
     Route,
@@ -29,7 +30,7 @@ from gateway.domain.tasks import (
 from gateway.ports import Change, ChangeKind
 from gateway.storage import changes, requests
 from gateway.storage.requests import StoredRequest
-from gateway.storage.schema import task_requests, task_transitions, tasks
+from gateway.storage.schema import attempts, processes, task_requests, task_transitions, tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ class Reschedule:
     poll_count: int
     missing_count: int
     missing_since_ms: int | None
+    known_poll_at_ms: int | None = None
+    """When the look was due that this one follows; an earlier time, set meanwhile, stays."""
 
 
 # Built once: to build a statement costs ten times what it costs to run it.
@@ -85,9 +88,19 @@ _FIND: Final = _STORED.where(tasks.c.id == sa.bindparam("wanted_id"))
 _FIND_OWNED: Final = _FIND.where(*_OWNED)
 _ADMIT: Final = sa.insert(tasks)
 _ADD_HISTORY: Final = sa.insert(task_transitions)
-# What is set follows from the parameters.
-_UPDATE: Final = sa.update(tasks).where(
-    tasks.c.id == sa.bindparam("known_id"), tasks.c.version == sa.bindparam("known_version")
+_PLANNED_AT: Final = sa.bindparam("planned_at_ms", type_=sa.BigInteger)
+# What else is set follows from the parameters. A callback may have asked for a look while the one
+# before it was under way, whose result knows nothing of it: then the earlier time stays.
+_UPDATE: Final = (
+    sa.update(tasks)
+    .where(tasks.c.id == sa.bindparam("known_id"), tasks.c.version == sa.bindparam("known_version"))
+    .values(
+        next_poll_at_ms=sa.case(
+            (_PLANNED_AT.is_(None), sa.null()),
+            (tasks.c.next_poll_at_ms < sa.bindparam("known_poll_at_ms"), tasks.c.next_poll_at_ms),
+            else_=_PLANNED_AT,
+        )
+    )
 )
 _FOLLOWED: Final = (
     tasks.c.upstream == sa.bindparam("at_upstream"),
@@ -128,13 +141,31 @@ def admit(
 def apply_transition(conn: sa.Connection, before: Task, after: Task, event: Event) -> bool:
     """Move the task from `before` to `after`. False, and nothing is written, if it has moved on."""
     moved = conn.execute(
-        _UPDATE, {"known_id": before.id, "known_version": before.version, **_moving(after)}
+        _UPDATE,
+        {
+            "known_id": before.id,
+            "known_version": before.version,
+            "known_poll_at_ms": before.next_poll_at_ms,
+            "planned_at_ms": after.next_poll_at_ms,
+            **_moving(after),
+        },
     )
     if moved.rowcount == 0:
         return False
     _add_history(conn, after, before.state, event)
     _report(conn, after.id, after.version)
     return True
+
+
+def put_bill(conn: sa.Connection, task_id: str, bill: Bill) -> None:
+    """Show what an ended task cost, once that is known after its end."""
+    version = conn.execute(
+        sa.update(tasks)
+        .where(tasks.c.id == task_id)
+        .values(bill=json.dumps(asdict(bill)), version=tasks.c.version + 1)
+        .returning(tasks.c.version)
+    ).scalar_one()
+    _report(conn, task_id, version)
 
 
 def find_owned(conn: sa.Connection, project_id: str, task_id: str) -> StoredTask | None:
@@ -147,6 +178,20 @@ def find(conn: sa.Connection, task_id: str) -> StoredTask | None:
     """Return any task, whosever and whatever it is: for operators and our own loops."""
     row = conn.execute(_FIND, {"wanted_id": task_id}).one_or_none()
     return None if row is None else _stored_task(row)
+
+
+def find_by_upstream_id(
+    conn: sa.Connection, upstream: str, credential: str, upstream_task_id: str
+) -> Task | None:
+    """Return the task that an upstream task belongs to."""
+    row = conn.execute(
+        sa.select(tasks).where(
+            tasks.c.upstream == upstream,
+            tasks.c.credential == credential,
+            tasks.c.upstream_task_id == upstream_task_id,
+        )
+    ).one_or_none()
+    return None if row is None else _task(row)
 
 
 def page_owned(
@@ -232,7 +277,8 @@ def reschedule(conn: sa.Connection, looks: Sequence[Reschedule]) -> None:
             {
                 "known_id": look.task_id,
                 "known_version": look.version,
-                "next_poll_at_ms": look.next_poll_at_ms,
+                "known_poll_at_ms": look.known_poll_at_ms,
+                "planned_at_ms": look.next_poll_at_ms,
                 "poll_count": look.poll_count,
                 "missing_count": look.missing_count,
                 "missing_since_ms": look.missing_since_ms,
@@ -242,15 +288,32 @@ def reschedule(conn: sa.Connection, looks: Sequence[Reschedule]) -> None:
     )
 
 
-def find_lost(conn: sa.Connection, now_ms: int, limit: int) -> Sequence[Task]:
-    """Return tasks still reserved past their submit deadline, the longest first."""
+def find_lost(
+    conn: sa.Connection, now_ms: int, limit: int, *, owner: str = "", alive_ms: int | None = None
+) -> Sequence[Task]:
+    """Return tasks still reserved past their submit deadline, the longest first.
+
+    With `alive_ms` also those whose process is another one than `owner` and was not seen since:
+    whatever it sent, nobody waits for the answer any more.
+    """
+    is_lost = tasks.c.submit_deadline_at_ms <= now_ms
+    if alive_ms is not None:
+        alive = sa.select(processes.c.id).where(processes.c.seen_at_ms >= alive_ms)
+        is_lost |= (attempts.c.owner != owner) & attempts.c.owner.not_in(alive)
     rows = conn.execute(
         sa.select(tasks)
-        .where(tasks.c.state == TaskState.RESERVED.value, tasks.c.submit_deadline_at_ms <= now_ms)
+        .outerjoin(attempts, attempts.c.task_id == tasks.c.id)
+        .where(tasks.c.state == TaskState.RESERVED.value, is_lost)
         .order_by(tasks.c.submit_deadline_at_ms)
         .limit(limit)
     )
     return [_task(row) for row in rows]
+
+
+def list_chosen(conn: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Sequence[Task]:
+    """Return the tasks that meet all conditions, the oldest first: for other query functions."""
+    chosen = sa.select(tasks).where(*conditions).order_by(tasks.c.created_at_ms, tasks.c.id)
+    return [_task(row) for row in conn.execute(chosen)]
 
 
 def count_unfinished(conn: sa.Connection) -> Mapping[TaskState, int]:
@@ -328,6 +391,7 @@ def _row(task: Task) -> dict[str, object]:
         "created_at_ms": task.created_at_ms,
         "submit_deadline_at_ms": task.submit_deadline_at_ms,
         "service_tier": task.service_tier,
+        "next_poll_at_ms": task.next_poll_at_ms,
         **_moving(task),
     }
 
@@ -344,11 +408,11 @@ def _moving(task: Task) -> dict[str, object]:
         "upstream_request_id": task.upstream_request_id,
         "fields": _dump(task.fields),
         "error": None if error is None else _dump({"code": error.code, "message": error.message}),
-        "next_poll_at_ms": task.next_poll_at_ms,
         "poll_count": task.poll_count,
         "missing_count": task.missing_count,
         "missing_since_ms": task.missing_since_ms,
         "deleted_at_ms": task.deleted_at_ms,
+        "bill": None if task.bill is None else json.dumps(asdict(task.bill)),
     }
 
 
@@ -385,4 +449,6 @@ def _task(row: sa.Row[Any]) -> Task:
         missing_count=row.missing_count,
         missing_since_ms=row.missing_since_ms,
         deleted_at_ms=row.deleted_at_ms,
+        bill=None if row.bill is None else Bill(**json.loads(row.bill)),
+        called_back_at_ms=row.called_back_at_ms,
     )

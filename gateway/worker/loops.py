@@ -5,13 +5,15 @@ from functools import partial
 from typing import Final
 
 from gateway.ports import Change, ChangeKind, Runtime, Upstream
-from gateway.services import observing, sweeping
+from gateway.services import observing, replaying, sweeping
 from gateway.worker.supervisor import Loop
 
 _SWEEP_S: Final = 5.0
 _RETENTION_S: Final = 600.0
 _GAUGES_S: Final = 5.0
 _WATCH_AGAIN_S: Final = 1.0
+_ANNOUNCE_S: Final = 3.0
+_JOURNAL_S: Final = 5.0
 
 
 def build_loops(runtime: Runtime) -> Sequence[Loop]:
@@ -24,8 +26,11 @@ def build_loops(runtime: Runtime) -> Sequence[Loop]:
     ]
     return [
         *observers,
+        Loop("announce", sweeping.announce, _ANNOUNCE_S),
+        Loop("journal", replaying.replay_old, _JOURNAL_S),
         Loop("sweep", sweeping.sweep_lost_submissions, _SWEEP_S),
         Loop("retention", sweeping.sweep_requests, _RETENTION_S),
+        Loop("idempotency", sweeping.sweep_idempotency_keys, _RETENTION_S),
         Loop("gauges", sweeping.measure_tasks, _GAUGES_S),
         Loop("watch", _watch, _WATCH_AGAIN_S),
     ]
@@ -43,6 +48,9 @@ async def _watch(runtime: Runtime) -> None:
 def _forget(runtime: Runtime, change: Change) -> None:
     if change.kind is ChangeKind.TASK:
         runtime.status_cache.drop(change.task_id, change.version)
+        return
+    runtime.limit_cache.clear()
+    if change.kind is ChangeKind.LIMITS:
         return
     runtime.key_cache.clear()
     if change.kind is ChangeKind.ALL:

@@ -7,7 +7,8 @@ from sqlalchemy.util import await_only
 
 from gateway.domain.tasks import Event, Task
 from gateway.ports import Database
-from gateway.services.moves import apply_move
+from gateway.services.moves import Move, apply_move
+from gateway.services.notifying import Outbox
 from gateway.storage import projects, requests, tasks
 from gateway.storage.postgres import open_postgres
 from tests.contract.conftest import Place
@@ -17,6 +18,7 @@ BODY = (
     '{"model":"m","content":[{"type":"text","text":"SECRET"},'
     '{"type":"image_url","image_url":{"url":"https://img.example/a.png?sig=1"}}]}'
 )
+NO_SINK = Outbox(usage_url=None, usage_source="/test")
 ERASED = '{"model":"m","content":[]}'
 
 
@@ -30,7 +32,8 @@ def add_queued(conn: sa.Connection) -> None:
 async def test_the_end_of_a_task_strips_the_queries_of_its_media(database: Database) -> None:
     queued = await prepare(database)
 
-    assert await database.write(apply_move, queued, moved(queued, Event.SUCCEEDED), Event.SUCCEEDED)
+    ended = moved(queued, Event.SUCCEEDED)
+    assert await database.write(apply_move, Move(queued, ended, Event.SUCCEEDED), NO_SINK)
 
     stored = await database.read(tasks.find, queued.id)
     assert stored is not None
@@ -55,14 +58,16 @@ async def test_an_erasure_is_not_undone_by_the_end_of_the_task(postgres_place: P
         group.create_task(rival.write(erase))
         await has_erased.wait()
         ended = moved(queued, Event.SUCCEEDED)
-        ending = group.create_task(database.write(apply_move, queued, ended, Event.SUCCEEDED))
+        ending = group.create_task(
+            database.write(apply_move, Move(queued, ended, Event.SUCCEEDED), NO_SINK)
+        )
         await asyncio.wait({ending}, timeout=0.3)
         may_commit.set()
 
     stored = await database.read(tasks.find, queued.id)
     await rival.close()
     await database.close()
-    assert ending.result() is True
+    assert ending.result() is not None
     assert stored is not None
     assert stored.request_body == ERASED
 

@@ -331,6 +331,7 @@ def test_a_good_configuration_passes(
         "upstreams:\n"
         "  - name: ark\n"
         "    base_url: https://ark.example\n"
+        "    price_book: volcengine-cny\n"
         f"    credentials: [{{file: {secret}}}, {{name: second, env: SECOND}}]\n"
         "    models: {house: doubao-seedance-1-0-pro-250528}\n"
     )

@@ -18,11 +18,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.installing import install, may_install
+
 _SERVER_USER = "postgres"
-_INSTALL = (
-    ("apt-get", "update", "-qq"),
-    ("apt-get", "install", "-y", "-qq", "--no-install-recommends", "postgresql"),
-)
 # Nothing here must survive a power loss.
 _SETTINGS = {
     "listen_addresses": "",
@@ -50,9 +48,8 @@ class PostgresServer:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     binaries = _find_binaries()
-    if binaries is None and _may_install():
-        for command in _INSTALL:
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if binaries is None and may_install():
+        install("postgresql")
         binaries = _find_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed (as root, TEST_INSTALL=1 installs it)")
@@ -93,11 +90,6 @@ def _find_binaries() -> Path | None:
     versions = Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")
     newest = max(versions, key=lambda path: float(path.parts[-3]), default=None)
     return None if newest is None else newest.parent
-
-
-def _may_install() -> bool:
-    is_asked = os.environ.get("CI") == "true" or os.environ.get("TEST_INSTALL") == "1"
-    return is_asked and os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
 @contextmanager

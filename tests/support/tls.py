@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 @dataclass(frozen=True)
 class SelfSigned:
-    """A certificate for one address that is its own authority."""
+    """A certificate for one address or name that is its own authority."""
 
     ca_file: Path
     context: ssl.SSLContext
@@ -33,7 +33,7 @@ def make_self_signed(folder: Path, address: str = "127.0.0.1") -> SelfSigned:
         .not_valid_before(start)
         .not_valid_after(start + dt.timedelta(days=365 * 100))
         .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]),
+            x509.SubjectAlternativeName([_general_name(address)]),
             critical=False,
         )
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
@@ -52,3 +52,10 @@ def make_self_signed(folder: Path, address: str = "127.0.0.1") -> SelfSigned:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(ca_file, key_file)
     return SelfSigned(ca_file, context)
+
+
+def _general_name(address: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(address))
+    except ValueError:
+        return x509.DNSName(address)

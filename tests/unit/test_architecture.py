@@ -60,14 +60,14 @@ def test_every_log_event_is_declared_and_every_declared_one_is_logged() -> None:
     assert logged_events() == EVENTS
 
 
-def test_only_the_client_module_imports_httpx() -> None:
+def test_only_the_client_modules_import_httpx() -> None:
     importing = [
         str(path.relative_to(REPOSITORY))
         for path in PRODUCT
         if re.search(r"^\s*(import|from) httpx", path.read_text(), re.MULTILINE)
     ]
 
-    assert importing == ["gateway/upstreams/client.py"]
+    assert importing == ["gateway/delivery/client.py", "gateway/upstreams/client.py"]
 
 
 def test_no_tracked_text_names_a_package_registry() -> None:

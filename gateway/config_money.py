@@ -1,0 +1,155 @@
+"""The sections of the configuration about limits, webhooks and usage events."""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from gateway.config_sections import Count, Seconds, Section
+from gateway.domain.limit_defaults import DefaultLimit, LimitDefaults, find_repeated
+from gateway.domain.limits import Metric, Window, check_window, parse_cap
+from gateway.domain.webhooks import find_secret_flaw
+
+Cap = Annotated[int | str | Decimal, Field(union_mode="left_to_right")]
+
+
+class LimitConfig(Section):
+    """A limit of everybody in a scope, unless `limits set` gives another one."""
+
+    metric: Literal["money", "videos", "seconds", "tokens", "tasks", "rpm"] = Field(
+        description="What is counted."
+    )
+    window: Literal["day", "month", "ever"] | None = Field(
+        default=None, description="In which window; tasks and rpm have none."
+    )
+    cap: Cap = Field(description="How much; money as a decimal of the currency, in quotes.")
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> "LimitConfig":
+        self.as_default()
+        return self
+
+    def as_default(self) -> DefaultLimit:
+        """Return the limit as the domain has it. Raises ValueError."""
+        metric = Metric(self.metric)
+        window = Window(self.window) if self.window is not None else None
+        check_window(metric, window)
+        return DefaultLimit(metric, window, parse_cap(metric, str(self.cap)))
+
+
+class LimitsConfig(Section):
+    """Limits that hold without a command. There is none unless it is given here."""
+
+    organization: tuple[LimitConfig, ...] = Field(
+        default=(), description="Limits of the whole deployment."
+    )
+    project: tuple[LimitConfig, ...] = Field(
+        default=(), description="Limits of each project that has none of its own."
+    )
+    key: tuple[LimitConfig, ...] = Field(
+        default=(), description="Limits of each key that has none of its own."
+    )
+    rates_count_max: Count = Field(
+        default=100_000, description="Accounts whose rate is kept in memory."
+    )
+
+    @field_validator("organization", "project", "key")
+    @classmethod
+    def _is_given_once(cls, value: tuple[LimitConfig, ...]) -> tuple[LimitConfig, ...]:
+        twin = find_repeated([one.as_default() for one in value])
+        if twin is not None:
+            raise ValueError(f"the limit of {twin.metric.value} is given twice")
+        return value
+
+    def defaults(self) -> LimitDefaults:
+        """Return them as the domain has them."""
+        return LimitDefaults(
+            tuple(one.as_default() for one in self.organization),
+            tuple(one.as_default() for one in self.project),
+            tuple(one.as_default() for one in self.key),
+        )
+
+
+class WebhooksConfig(Section):
+    """Deliveries to the callback addresses of clients, and to the sink of usage events."""
+
+    secrets: tuple[SecretStr, ...] = Field(
+        default=(),
+        max_length=4,
+        description="Secrets that sign deliveries (whsec_...), the newest first; made in the data "
+        "folder if not set.",
+    )
+    allow_private: tuple[str, ...] = Field(
+        default=(),
+        description="Networks that are not public and yet delivered to, such as 10.0.0.0/8.",
+    )
+    allow_http: bool = Field(
+        default=True, description="Whether addresses may be http; https alone if not."
+    )
+    ca_file: Path | None = Field(
+        default=None, description="PEM file of the authority to trust, instead of the public ones."
+    )
+    timeout_s: Seconds = Field(default=15.0, description="Time that one delivery may take.")
+    concurrency_max: Count = Field(default=32, description="Deliveries in progress at once.")
+    incoming_per_s_max: Annotated[float, Field(gt=0)] = Field(
+        default=50.0, description="Callbacks of upstreams per second that are looked into."
+    )
+    retention_days: Annotated[int, Field(ge=1, le=365)] = Field(
+        default=7, description="Days that delivered and dead deliveries are kept."
+    )
+    usage_url: str | None = Field(
+        default=None,
+        description="Where a CloudEvent about each settled task is posted; none if not set.",
+    )
+    usage_source: str = Field(
+        default="/seedance-gateway", description="The `source` of these events."
+    )
+
+    @field_validator("secrets")
+    @classmethod
+    def _is_secret(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, secret in enumerate(value):
+            flaw = find_secret_flaw(secret.get_secret_value())
+            if flaw is not None:
+                raise ValueError(f"secret {number} {flaw}")
+        return value
+
+    @field_validator("usage_url")
+    @classmethod
+    def _is_absolute(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            message = "must be an http or https URL"
+            raise ValueError(message)
+        return value
+
+
+class LedgerConfig(Section):
+    """How the books are watched."""
+
+    audit_interval_s: Seconds = Field(
+        default=60.0, description="Pause between two audits of the whole ledger."
+    )
+    refuse_on_difference: bool = Field(
+        default=False, description="Whether a difference closes the gateway for submits."
+    )
+
+
+class MarkersConfig(Section):
+    """What submissions carry, so that one whose answer was lost is found in the upstream's list."""
+
+    seed: bool = Field(
+        default=True, description="Draw the seed here where the client leaves it to the upstream."
+    )
+    expires_after: bool = Field(
+        default=False,
+        description="Shorten the default expiry by up to 17 minutes, differently for each.",
+    )
+    safety_identifier: bool = Field(
+        default=False, description="Append a suffix to safety_identifier."
+    )
+    exclusion: bool = Field(
+        default=False,
+        description="The credential is this gateway's alone: what is listed and not known must be "
+        "a lost submission.",
+    )

@@ -1,0 +1,118 @@
+"""Orphans: upstream tasks that belong to no task here, or to one that was given up.
+
+Only those get a row that may be the gateway's. A row is never taken away because time has passed.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from gateway.storage.schema import orphans
+
+_IDS_PER_QUERY: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOrphan:
+    upstream: str
+    credential: str
+    upstream_task_id: str
+    found_at_ms: int
+    status: str
+    """As the upstream told it last."""
+    created_at_ms: int | None = None
+    task_id: str | None = None
+    """The task that it is believed to have come of; None if there is none."""
+
+
+def record(conn: sa.Connection, orphan: StoredOrphan) -> bool:
+    """Write a new orphan, or how one that is known stands now. False if it was known."""
+    updated = conn.execute(
+        sa.update(orphans)
+        .where(
+            orphans.c.upstream == orphan.upstream,
+            orphans.c.credential == orphan.credential,
+            orphans.c.upstream_task_id == orphan.upstream_task_id,
+        )
+        .values(status=orphan.status)
+    )
+    if updated.rowcount:
+        return False
+    conn.execute(
+        sa.insert(orphans),
+        {
+            "upstream": orphan.upstream,
+            "credential": orphan.credential,
+            "upstream_task_id": orphan.upstream_task_id,
+            "task_id": orphan.task_id,
+            "found_at_ms": orphan.found_at_ms,
+            "created_at_ms": orphan.created_at_ms,
+            "status": orphan.status,
+        },
+    )
+    return True
+
+
+def forget(conn: sa.Connection, upstream: str, upstream_task_id: str) -> None:
+    """Take away an orphan that an operator gave to a task."""
+    conn.execute(
+        sa.delete(orphans).where(
+            orphans.c.upstream == upstream, orphans.c.upstream_task_id == upstream_task_id
+        )
+    )
+
+
+def find(
+    conn: sa.Connection, upstream: str, credential: str, upstream_task_ids: Collection[str]
+) -> Mapping[str, StoredOrphan]:
+    """Return those of the ids that are orphans of the credential."""
+    found: dict[str, StoredOrphan] = {}
+    ids = iter(upstream_task_ids)
+    while part := list(islice(ids, _IDS_PER_QUERY)):
+        rows = conn.execute(
+            sa.select(orphans).where(
+                orphans.c.upstream == upstream,
+                orphans.c.credential == credential,
+                orphans.c.upstream_task_id.in_(part),
+            )
+        )
+        found |= {row.upstream_task_id: _orphan(row) for row in rows}
+    return found
+
+
+def list_of_task(conn: sa.Connection, task_id: str) -> Sequence[StoredOrphan]:
+    """Return the orphans that are believed to have come of a task."""
+    rows = conn.execute(sa.select(orphans).where(orphans.c.task_id == task_id))
+    return [_orphan(row) for row in rows]
+
+
+def list_newest(conn: sa.Connection, limit: int) -> Sequence[StoredOrphan]:
+    """Return the orphans found last: for operators."""
+    newest = sa.select(orphans).order_by(orphans.c.found_at_ms.desc(), orphans.c.upstream_task_id)
+    return [_orphan(row) for row in conn.execute(newest.limit(limit))]
+
+
+def count(conn: sa.Connection) -> tuple[int, int]:
+    """Return how many there are of tasks that were given up, and how many of nobody's."""
+    rows = conn.execute(
+        sa.select(orphans.c.task_id.is_(None), sa.func.count()).group_by(
+            orphans.c.task_id.is_(None)
+        )
+    )
+    counts = {bool(row[0]): row[1] for row in rows}
+    return counts.get(False, 0), counts.get(True, 0)
+
+
+def _orphan(row: sa.Row[Any]) -> StoredOrphan:
+    return StoredOrphan(
+        upstream=row.upstream,
+        credential=row.credential,
+        upstream_task_id=row.upstream_task_id,
+        found_at_ms=row.found_at_ms,
+        status=row.status,
+        created_at_ms=row.created_at_ms,
+        task_id=row.task_id,
+    )
