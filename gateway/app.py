@@ -7,8 +7,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import GatewayError, NotFound
 from gateway.http import ark, seedance
+from gateway.http.callbacks import Callbacks
 from gateway.http.docs import Docs
-from gateway.http.endpoints import DOCS_ENDPOINTS, ENDPOINTS, Endpoint
+from gateway.http.endpoints import DOCS_ENDPOINTS, ENDPOINTS, UPSTREAM_ENDPOINTS, Endpoint
 from gateway.http.errors import WrongMethod, answer_error
 from gateway.http.exchange import Answer, Exchange
 from gateway.http.middleware import RequestMiddleware, answer_other
@@ -23,7 +24,11 @@ Operation = Callable[[Exchange], Awaitable[Answer]]
 
 def create_app(runtime: Runtime) -> RequestMiddleware:
     """Return the ASGI application of the public listener."""
-    endpoints = [e for e in ENDPOINTS if runtime.config.server.docs or e not in DOCS_ENDPOINTS]
+    endpoints = [
+        endpoint
+        for endpoint in (*ENDPOINTS, *UPSTREAM_ENDPOINTS)
+        if runtime.config.server.docs or endpoint not in DOCS_ENDPOINTS
+    ]
     resources = _resources(endpoints, _operations(runtime))
     routes = [Route(path, resource) for path, resource in resources.items()]
     router = Router(routes, redirect_slashes=False, default=_find_nothing)
@@ -128,6 +133,7 @@ def _operations(runtime: Runtime) -> Mapping[tuple[str, str], Operation]:
         }
     probes, docs = Probes(runtime), Docs()
     return operations | {
+        ("", "take_callback"): Callbacks(runtime).take_callback,
         ("", "get_liveness"): probes.get_liveness,
         ("", "get_readiness"): probes.get_readiness,
         ("", "get_description"): docs.get_description,

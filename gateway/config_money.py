@@ -77,26 +77,36 @@ class WebhooksConfig(Section):
     secrets: tuple[SecretStr, ...] = Field(
         default=(),
         max_length=4,
-        description="Secrets that sign deliveries (whsec_...), the newest first; made in the data "
-        "folder if not set.",
+        description="Secrets that sign deliveries (whsec_...), the newest first; derived from the "
+        "pepper if not set.",
     )
     allow_private: tuple[str, ...] = Field(
         default=(),
-        description="Networks that are not public and yet delivered to, such as 10.0.0.0/8.",
+        description="Networks that are not public and yet called back, such as 10.0.0.0/8; the "
+        "sink of usage events may be anywhere.",
     )
     allow_http: bool = Field(
-        default=True, description="Whether addresses may be http; https alone if not."
+        default=True, description="Whether callback addresses may be http; https alone if not."
     )
     ca_file: Path | None = Field(
         default=None, description="PEM file of the authority to trust, instead of the public ones."
     )
     timeout_s: Seconds = Field(default=15.0, description="Time that one delivery may take.")
-    concurrency_max: Count = Field(default=32, description="Deliveries in progress at once.")
+    concurrency_max: Count = Field(
+        default=32,
+        description="Callbacks being delivered at once; receivers that don't answer have half of "
+        "these places together, and one each.",
+    )
+    receiver_concurrency_max: Count = Field(
+        default=4,
+        description="Callbacks being delivered to one receiver at once; usage events have as many "
+        "places of their own.",
+    )
     incoming_per_s_max: Annotated[float, Field(gt=0)] = Field(
         default=50.0, description="Callbacks of upstreams per second that are looked into."
     )
     retention_days: Annotated[int, Field(ge=1, le=365)] = Field(
-        default=7, description="Days that delivered and dead deliveries are kept."
+        default=7, description="Days that deliveries are kept once they were made or given up."
     )
     usage_url: str | None = Field(
         default=None,

@@ -116,6 +116,14 @@ class SubmissionUnconfirmed(ClientFault):
     type = "Conflict"
 
 
+class ImportedTaskDeletion(ClientFault):
+    """The task was made before the gateway, which only reads such tasks."""
+
+    code = "InvalidAction.ImportedTaskDeletion"
+    status = 409
+    type = "Conflict"
+
+
 class CancellationUnsupported(ClientFault):
     """The task waits at an upstream that has no way to cancel it."""
 
@@ -252,6 +260,12 @@ class SubmissionsUnconfirmed(GatewayFault):
     """Too many earlier submissions have no known outcome: nothing was sent or held for this one."""
 
     code = "SubmissionsUnconfirmed"
+
+
+class LedgerDifference(GatewayFault):
+    """The books do not add up, or were not audited yet, and the configuration says to stop then."""
+
+    code = "LedgerDifference"
 
 
 class ConfigurationError(Exception):

@@ -18,12 +18,13 @@ from gateway.domain.rates import RateDecision, RateLimit, RateStanding
 from gateway.domain.requests import NormalizedRequest
 from gateway.domain.routing import RouteTable
 from gateway.domain.tasks import Event, Observation, TaskError
-from gateway.domain.webhooks import DeliveryResult
+from gateway.domain.webhooks import DeliveryResult, NotificationKind
 from gateway.ids import Entropy, IdMaker
 from gateway.key_cache import KeyCache
 from gateway.limit_cache import LimitCache
 from gateway.observability.logging import Logger
 from gateway.observability.metrics import Metrics
+from gateway.places import Places
 from gateway.status_cache import StatusCache
 
 if TYPE_CHECKING:  # the only database word above the storage floor is a type
@@ -153,6 +154,10 @@ class Upstream(Protocol):
         """Read one task; None if the upstream does not know it (404)."""
         ...
 
+    async def find_task(self, credential: str, upstream_task_id: str) -> ListedTask | None:
+        """Read one task as a list shows it; None if the upstream does not know it (404)."""
+        ...
+
     async def observe_many(
         self, credential: str, upstream_task_ids: Sequence[str]
     ) -> Mapping[str, Observation]:
@@ -233,7 +238,7 @@ class Journal(Protocol):
 
 
 class Webhooks(Protocol):
-    """Posts to receivers that strangers named."""
+    """Posts to receivers of one kind, whom strangers may have named."""
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> DeliveryResult:
         """Send `body` once. Never raises for what a receiver is or does."""
@@ -265,7 +270,10 @@ class AuditState:
 
     def __init__(self) -> None:
         self.differences: Sequence[str] = ()
+        """The first of them, in a sentence each."""
+        self.differences_count = 0
         self.at_ms: int | None = None
+        self.rests_until_s = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +303,8 @@ class Runtime:
     limiter: RateLimiter
     limit_cache: LimitCache
     journal: Journal
-    webhooks: Webhooks
+    webhooks: Mapping[NotificationKind, Webhooks]
+    places: Mapping[NotificationKind, Places]
     signer: Signer
     audit: AuditState
     process_id: str

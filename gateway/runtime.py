@@ -3,7 +3,7 @@
 import os
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from gateway.background import Background, SharedReads
 from gateway.clock import SystemClock
 from gateway.config import Config, CredentialConfig, StatusConfig, UpstreamConfig
+from gateway.delivery.addresses import UndeliverableError, parse_endpoint
 from gateway.delivery.client import DeliverySettings, WebhookClient
 from gateway.delivery.signing import Signer
 from gateway.domain import keys as key_rules
@@ -23,7 +24,7 @@ from gateway.domain.models import Catalog
 from gateway.domain.price_books import BOOK_FILES, read_books
 from gateway.domain.prices import Book, Finance, PriceError, PriceList, Terms, freeze_prices
 from gateway.domain.routing import RouteTable, UpstreamRoutes
-from gateway.domain.webhooks import generate_secret
+from gateway.domain.webhooks import NotificationKind, generate_secret
 from gateway.errors import ConfigurationError
 from gateway.ids import Entropy, IdMaker
 from gateway.journal import open_journal
@@ -33,6 +34,7 @@ from gateway.limits.memory import MemoryRateLimiter
 from gateway.observability.logging import Logger, open_logger
 from gateway.observability.metrics import Histogram, Metrics
 from gateway.packaged import find_data_file
+from gateway.places import Places
 from gateway.ports import AuditState, Clock, Database, Lifecycle, P, Query, Runtime, T, Upstream
 from gateway.status_cache import StatusCache
 from gateway.upstreams.client import CallRecord
@@ -41,9 +43,10 @@ from gateway.yaml_file import YamlError, read_yaml_mapping
 
 DATABASE_FILE: Final = "gateway.db"
 PEPPER_FILE: Final = "pepper"
-WEBHOOK_SECRET_FILE: Final = "webhook-secret"  # noqa: S105 - a file's name
 _PEPPER_BYTES: Final = 32
 _PEPPER_CHECK_TEXT: Final = "seedance-gateway pepper check"
+_SIGNING_TEXT: Final = "seedance-gateway webhook secret"
+_ANYWHERE: Final = ("0.0.0.0/0", "::/0")
 
 
 @asynccontextmanager
@@ -105,7 +108,8 @@ async def open_runtime(
             limit_cache=LimitCache(config.auth.cache_keys_max),
             journal=journal,
             webhooks=_open_webhooks(config),
-            signer=_open_signer(config, entropy, creates=creates),
+            places=_open_places(config),
+            signer=Signer(webhook_secrets(config, pepper or entropy(_PEPPER_BYTES))),
             audit=AuditState(),
             process_id=entropy(8).hex(),
             lifecycle=Lifecycle(),
@@ -320,29 +324,53 @@ def _open_status_cache(status: StatusConfig) -> StatusCache:
     )
 
 
-def _open_webhooks(config: Config) -> WebhookClient:
+def _open_webhooks(config: Config) -> Mapping[NotificationKind, WebhookClient]:
+    """Return who posts what: callbacks go where clients say, usage events where we are told to."""
     settings = config.webhooks
-    return WebhookClient(
-        DeliverySettings(
-            settings.timeout_s,
-            settings.concurrency_max,
-            settings.allow_private,
-            settings.allow_http,
-            settings.ca_file,
-        )
+    if settings.usage_url is not None:
+        try:
+            parse_endpoint(settings.usage_url)
+        except UndeliverableError as error:
+            raise ConfigurationError(
+                f"webhooks.usage_url: nothing can be delivered there ({error.word.value})."
+            ) from error
+    callbacks = DeliverySettings(
+        settings.timeout_s,
+        settings.concurrency_max,
+        settings.allow_private,
+        settings.allow_http,
+        settings.ca_file,
     )
+    sink = replace(
+        callbacks,
+        connections_max=settings.receiver_concurrency_max,
+        allow_private=_ANYWHERE,
+        allow_http=True,
+    )
+    return {
+        NotificationKind.CALLBACK: WebhookClient(callbacks),
+        NotificationKind.USAGE: WebhookClient(sink),
+    }
 
 
-def _open_signer(config: Config, entropy: Entropy, *, creates: bool) -> Signer:
-    """Return the signer of deliveries: with configured secrets, or one made in the data folder."""
+def _open_places(config: Config) -> Mapping[NotificationKind, Places]:
+    settings = config.webhooks
+    each_max = settings.receiver_concurrency_max
+    return {
+        NotificationKind.CALLBACK: Places(settings.concurrency_max, each_max),
+        NotificationKind.USAGE: Places(each_max, each_max),
+    }
+
+
+def webhook_secrets(config: Config, pepper: bytes) -> Sequence[SecretStr]:
+    """Return what deliveries are signed with: configured, or derived from the pepper.
+
+    So all processes of a deployment, and a restored one, sign alike.
+    """
     if config.webhooks.secrets:
-        return Signer(config.webhooks.secrets)
-    path = config.data_dir / WEBHOOK_SECRET_FILE
-    if creates:
-        write_private_file(path, generate_secret(entropy))
-    # A command delivers nothing: without a server there may be no secret yet.
-    made = path.read_text().strip() if path.exists() else generate_secret(entropy)
-    return Signer((SecretStr(made),))
+        return config.webhooks.secrets
+    derived = key_rules.digest(pepper, _SIGNING_TEXT)
+    return (SecretStr(generate_secret(lambda count: derived[:count])),)
 
 
 async def _open_database(config: Config, *, creates: bool) -> Database:

@@ -1,9 +1,30 @@
-"""Fixtures for every folder: one throw-away PostgreSQL cluster for the whole session."""
+"""Fixtures for every folder: a throw-away PostgreSQL cluster, and an audit after each test."""
 
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.books import find_differences_below
 from tests.support.postgres import (
     _database_numbers,
     postgres_server,
     postgres_url,
 )
 
-__all__ = ["_database_numbers", "postgres_server", "postgres_url"]
+__all__ = ["_books_add_up", "_database_numbers", "postgres_server", "postgres_url"]
+
+
+@pytest.fixture(autouse=True)
+def _books_add_up(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test, the books of every gateway database in its folder add up.
+
+    A test that spoils them on purpose has the marker `tampers_with_books`.
+    """
+    is_judged = request.node.get_closest_marker("tampers_with_books") is None
+    # Asked for before anything that puts a database there, it is looked into after all that.
+    uses_folder = "tmp_path" in request.fixturenames
+    folder = request.getfixturevalue("tmp_path") if uses_folder and is_judged else None
+    yield
+    if folder is not None:
+        differences = find_differences_below(folder)
+        assert not differences, "\n".join(differences)

@@ -79,6 +79,7 @@ async def _examine_store(config: "Config", *, confirms_pepper: bool) -> Sequence
         Level,
         check_clock,
         check_database,
+        check_ledger,
         check_routes,
     )
 
@@ -97,6 +98,7 @@ async def _examine_store(config: "Config", *, confirms_pepper: bool) -> Sequence
                 *await _examine_pepper(runtime, confirms_copy=confirms_pepper),
                 await check_clock(runtime),
                 await check_routes(runtime, config.upstreams),
+                await check_ledger(runtime),
             ]
     except (ConfigurationError, StorageUnavailable, OSError) as error:
         return [Finding("start", Level.FAIL, str(error), "Nothing more can be checked.")]

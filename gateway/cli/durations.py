@@ -1,13 +1,14 @@
 """Durations and dates as people type them."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
 
 import typer
 
 _DURATION: Final = re.compile(r"([0-9]{1,6})([smhd])\Z")
 _UNIT_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DURATION_MS_MAX: Final = 3650 * _UNIT_MS["d"]
 
 
@@ -20,10 +21,10 @@ def parse_duration(text: str) -> int:
     return duration_ms
 
 
-def parse_moment(text: str, now_ms: int) -> int:
+def parse_moment(text: str, now_ms: int, zone: tzinfo = UTC) -> int:
     """Return the epoch milliseconds of a date, a time stamp, or an age such as `30d`.
 
-    A date without a zone is UTC. Raises typer.BadParameter.
+    A date, or a time stamp without a zone, is one of `zone`. Raises typer.BadParameter.
     """
     if _DURATION.match(text):
         return now_ms - parse_duration(text)
@@ -34,8 +35,8 @@ def parse_moment(text: str, now_ms: int) -> int:
             "write a date (2026-11-22), a time stamp (2026-11-22T08:00:00Z) or an age (30d)"
         ) from error
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return int(moment.timestamp() * 1000)
+        moment = moment.replace(tzinfo=zone)
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 def rfc3339(at_ms: int) -> str:

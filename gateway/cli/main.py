@@ -21,6 +21,9 @@ from gateway.cli import (
     projects,
     servers,
     tasks,
+    upstreams,
+    usage,
+    webhooks,
 )
 from gateway.cli.output import say
 from gateway.errors import ConfigurationError, GatewayError
@@ -74,7 +77,10 @@ def build_app() -> typer.Typer:
     app.add_typer(keys.build())
     app.add_typer(limits.build())
     app.add_typer(tasks.build())
+    app.add_typer(usage.build())
     app.add_typer(prices.build())
+    app.add_typer(upstreams.build())
+    app.add_typer(webhooks.build())
     app.add_typer(config.build())
     app.command("migrate")(maintenance.migrate)
     app.command("backup")(backup.backup)

@@ -31,7 +31,15 @@ class Format(StrEnum):
     JSON = "json"
 
 
-_OPTIONS: Final = {
+class ReportFormat(StrEnum):
+    """What reports can be printed as, too."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+_OPTIONS: Final[Mapping[str, tuple[object, object]]] = {
     "data_dir": (
         None,
         Annotated[
@@ -51,6 +59,10 @@ _OPTIONS: Final = {
         Annotated[Format, typer.Option("--format", help="How results are printed.")],
     ),
 }
+_REPORT_OUTPUT: Final = (
+    ReportFormat.TABLE,
+    Annotated[ReportFormat, typer.Option("--format", help="How the report is printed.")],
+)
 
 
 def duration_option(meaning: str) -> OptionInfo:
@@ -65,11 +77,11 @@ class Common:
 
     data_dir: Path | None
     config: Path | None
-    output: Format
+    output: Format | ReportFormat
 
     @property
     def is_json(self) -> bool:
-        return self.output is Format.JSON
+        return self.output.value == Format.JSON.value
 
     def load(
         self, overrides: Mapping[str, object] | None = None, *, honours_ark: bool = True
@@ -117,16 +129,32 @@ class Common:
 
 def with_common(command: Callable[..., None]) -> Callable[..., None]:
     """Return the command with the common options in place of its first argument, a `Common`."""
+    return _with_options(command, _OPTIONS)
 
+
+def with_common_of_reports(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command as `with_common` does; it can print CSV, too."""
+    return _with_options(command, {**_OPTIONS, "output": _REPORT_OUTPUT})
+
+
+def _with_options(
+    command: Callable[..., None], options: Mapping[str, tuple[object, object]]
+) -> Callable[..., None]:
     @wraps(command)
-    def run(*, data_dir: Path | None, config: Path | None, output: Format, **own: object) -> None:
+    def run(
+        *,
+        data_dir: Path | None,
+        config: Path | None,
+        output: Format | ReportFormat,
+        **own: object,
+    ) -> None:
         command(Common(data_dir, config, output), **own)
 
     parameters = [
         *list(inspect.signature(command).parameters.values())[1:],
         *(
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kind)
-            for name, (value, kind) in _OPTIONS.items()
+            for name, (value, kind) in options.items()
         ),
     ]
     # What typer reads of a function.

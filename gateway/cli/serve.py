@@ -37,7 +37,7 @@ from gateway.runtime import make_private_folder, open_runtime, write_private_fil
 from gateway.sandbox.server import RunningSandbox, run_sandbox
 from gateway.sandbox.settings import SandboxSettings
 from gateway.sandbox.store import StateInUseError
-from gateway.services import admin, replaying, sweeping
+from gateway.services import admin, replaying, restoring, sweeping
 from gateway.services.auth import authenticate
 from gateway.services.observing import find_orphans
 from gateway.worker.loops import build_loops
@@ -361,6 +361,7 @@ async def _prepare(runtime: Runtime, *, is_simulated: bool) -> str | None:
     await admin.ensure_default_project(runtime)
     await sweeping.announce(runtime)
     await replaying.replay(runtime)
+    await restoring.close_if_restored(runtime)
     if runtime.config.bootstrap_key is not None:
         await admin.install_bootstrap_key(runtime, runtime.config.bootstrap_key.get_secret_value())
     for (upstream, credential), count in (

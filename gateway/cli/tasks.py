@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.durations import parse_moment, rfc3339
+from gateway.cli.importing import import_
 from gateway.cli.options import Common, duration_option, with_common
 from gateway.cli.output import print_fields, print_json, print_table, say
+from gateway.cli.story import story
 
 if TYPE_CHECKING:
     from gateway.ports import Runtime
@@ -21,13 +23,18 @@ TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task's id.")]
 
 def build() -> typer.Typer:
     app = typer.Typer(
-        name="tasks", help="List, show, await, cancel and erase tasks.", no_args_is_help=True
+        name="tasks",
+        help="List, show, await, cancel, resolve and erase tasks.",
+        no_args_is_help=True,
     )
     app.command("list")(list_)
     app.command("show")(show)
+    app.command("story")(story)
     app.command("wait")(wait)
     app.command("cancel")(cancel)
+    app.command("resolve")(resolve)
     app.command("erase")(erase)
+    app.command("import")(import_)
     return app
 
 
@@ -97,6 +104,41 @@ def cancel(common: Common, task_id: TaskId) -> None:
 
 
 @with_common
+def resolve(
+    common: Common,
+    task_id: TaskId,
+    found: Annotated[
+        str | None,
+        typer.Option(metavar="UPSTREAM_ID", help="The upstream has it: as this task of its own."),
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why; goes to the ledger and the audit.")] = "",
+    *,
+    absent: Annotated[
+        bool, typer.Option("--absent", help="The upstream never had it: release what is held.")
+    ] = False,
+    charge: Annotated[
+        bool, typer.Option("--charge", help="The upstream bills it: charge what was quoted.")
+    ] = False,
+) -> None:
+    """Decide of a task whose submission nothing explains, or whose hold nothing ends."""
+    from gateway.ids import is_upstream_task_id
+    from gateway.services.resolving import Decision, Verdict
+    from gateway.services.resolving import resolve as resolve_task
+
+    if (found is not None) + absent + charge != 1:
+        raise typer.BadParameter("give one of --found, --absent and --charge")
+    if found is not None and not is_upstream_task_id(found):
+        raise typer.BadParameter("--found takes an upstream's task id")
+    verdict = Verdict.ABSENT if absent else Verdict.CHARGE if charge else Verdict.FOUND
+    decision = Decision(verdict, found, reason)
+
+    async def act(runtime: "Runtime") -> "TaskReport":
+        return await resolve_task(runtime, "cli", task_id, decision)
+
+    _print_report(common, common.run(act, connects_upstreams=found is not None))
+
+
+@with_common
 def erase(
     common: Common,
     task_id: Annotated[str | None, typer.Option("--id", help="The request of this task.")] = None,
@@ -137,6 +179,7 @@ def _row(report: "TaskReport") -> dict[str, object]:
         "created_at": rfc3339(task.created_at_ms),
         "updated_at": rfc3339(task.updated_at_ms),
         "error_code": task.error.code if task.error is not None else None,
+        "imported": task.is_imported,
     }
 
 
@@ -159,13 +202,19 @@ def _print_report(common: Common, report: "TaskReport") -> None:
                 "upstream": task.route.upstream,
                 "upstream_task_id": task.upstream_task_id,
                 "upstream_request_id": task.upstream_request_id,
+                "hold_micros": report.hold_micros,
+                "cost_micros": report.cost_micros,
             }
         )
         return
+    from gateway.domain.money import format_amount
+
     row = _row(report)
     del row["error_code"]
     row["credential"] = task.route.credential
     row["upstream_request_id"] = task.upstream_request_id
+    row["hold"] = None if report.hold_micros is None else format_amount(report.hold_micros)
+    row["cost"] = None if report.cost_micros is None else format_amount(report.cost_micros)
     if task.error is not None:
         row["error"] = f"{task.error.code}: {task.error.message}"
     content = (task.fields or {}).get("content")

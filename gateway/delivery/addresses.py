@@ -27,7 +27,9 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 _URL_CHARS_MAX: Final = 8192
 _HOST_CHARS_MAX: Final = 253
 _ADDRESSES_MAX: Final = 64
-_LOOKUPS_MAX: Final = 16
+# More than receivers that don't answer can begin, with their half of the places and a third of the
+# time-out each, while the system's resolver gives up one name: those that do answer hardly wait.
+LOOKUPS_MAX: Final = 64
 # What readers of a URL drop, turn around or disagree about.
 _ODD: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]|\A\s|\s\Z")
 _AUTHORITY: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]+)(?::([0-9]{1,5}))?\Z")
@@ -136,7 +138,7 @@ class ThreadedResolver:
     """
 
     def __init__(self) -> None:
-        self._places = asyncio.Semaphore(_LOOKUPS_MAX)
+        self._places = asyncio.Semaphore(LOOKUPS_MAX)
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
         """Return the addresses of `host`. Raises OSError if it has none."""

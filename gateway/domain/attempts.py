@@ -57,7 +57,7 @@ class Attempt:
     is_id_given: bool = False
     """Whether a client may know its id already: a refusal then is the failure of a task."""
     claimed_task_id: str | None = None
-    """The upstream task that a callback named while the outcome was unknown. A hint: a read decides."""
+    """The upstream task that a callback named before one was known. A hint: a read decides."""
     callback_url: str | None = None
     """The client's, served by us; never sent upstream."""
     probe_count: int = 0
@@ -87,3 +87,4 @@ class ListedTask:
     duration_s: int | None = None
     observation: Observation = field(default=Observation("", {}), repr=False, hash=False)
     """The same item as clients may see it: what an adoption moves its task by."""
+    updated_at_ms: int | None = None

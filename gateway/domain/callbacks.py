@@ -76,10 +76,9 @@ def read_claim(body: bytes) -> Claim:
         return NO_CLAIM
     if not isinstance(value, dict):
         return NO_CLAIM
-    upstream_task_id, status = value.get("id"), value.get("status")
-    is_id = isinstance(upstream_task_id, str) and is_upstream_task_id(upstream_task_id)
-    is_word = isinstance(status, str)
-    return Claim(upstream_task_id if is_id else None, status if is_word else "")
+    claimed_id, status = value.get("id"), value.get("status")
+    is_id = isinstance(claimed_id, str) and is_upstream_task_id(claimed_id)
+    return Claim(claimed_id if is_id else None, status if isinstance(status, str) else "")
 
 
 NO_CLAIM: Final = Claim()

@@ -128,23 +128,23 @@ def window_start_ms(window: Window, at_ms: int, zone: tzinfo) -> int:
     """Return when the window that holds `at_ms` began; 0 for `ever`."""
     if window is Window.EVER:
         return 0
-    return _start_of_date_ms(_date_of(window, at_ms, zone), zone)
+    return start_of_date_ms(date_of(window, at_ms, zone), zone)
 
 
 def window_end_ms(window: Window, at_ms: int, zone: tzinfo) -> int | None:
     """Return when the next window begins; None for `ever`."""
     if window is Window.EVER:
         return None
-    return _start_of_date_ms(_following(window, _date_of(window, at_ms, zone)), zone)
+    return start_of_date_ms(_following(window, date_of(window, at_ms, zone)), zone)
 
 
-def _date_of(window: Window, at_ms: int, zone: tzinfo) -> date:
-    """Return the first date of the day or month that `at_ms` belongs to."""
+def date_of(window: Window, at_ms: int, zone: tzinfo) -> date:
+    """Return the first date of the day or month (not `ever`) that `at_ms` belongs to."""
     found = (_EPOCH + timedelta(milliseconds=at_ms)).astimezone(zone).date()
     if window is Window.MONTH:
         found = found.replace(day=1)
     # Clocks that go back over midnight show a date again whose successor has begun already.
-    while _start_of_date_ms(following := _following(window, found), zone) <= at_ms:
+    while start_of_date_ms(following := _following(window, found), zone) <= at_ms:
         found = following
     return found
 
@@ -155,7 +155,8 @@ def _following(window: Window, first: date) -> date:
     return (first + timedelta(days=31)).replace(day=1)
 
 
-def _start_of_date_ms(day: date, zone: tzinfo) -> int:
+def start_of_date_ms(day: date, zone: tzinfo) -> int:
+    """Return the first moment of a date."""
     # fold=0 is the first of two midnights, and the end of the gap that swallowed the only one.
     midnight = datetime(day.year, day.month, day.day, tzinfo=zone, fold=0)
     return (midnight.astimezone(UTC) - _EPOCH) // timedelta(milliseconds=1)

@@ -24,7 +24,7 @@ TOKENS_MAX: Final = 2**38
 """The most that a report is believed; the longest and largest video that is sold has 2**30."""
 
 _PIXELS_PER_TOKEN: Final = 1024
-_PIXELS_MAX: Final = 4398 * 1886
+_PIXELS_MAX: Final = 3326 * 2494
 """The largest frame of the published tables: what counts where there is no table at all."""
 _DRAFT_LEAST_TENTHS: Final = 6
 """Drafts are billed at 0.6 (with audio) or 0.7 of their tokens. The hold does not rely on it."""

@@ -347,7 +347,8 @@ def _match_by_exclusion(board: _Board, pairs: Mapping[str, str]) -> _Matched:
         if not _are_alike(rest, keys):
             continue
         # Lost ones first: a task that may as well be theirs is of no use to one that was given up.
-        lost_first = sorted(keys, key=lambda key: rest.sent[key].standing is not Standing.LOST)
+        in_order = [key for key in rest.sent if key in keys]
+        lost_first = sorted(in_order, key=lambda key: rest.sent[key].standing is not Standing.LOST)
         fits = {
             listed_id: [key for key in lost_first if key in rest.fits[listed_id]]
             for listed_id in rest.listed

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
+from urllib.parse import urlsplit
 
 _SECOND_MS: Final = 1000
 _MINUTE_MS: Final = 60 * _SECOND_MS
@@ -32,8 +33,21 @@ _WAITS_MS: Final = (
     24 * _HOUR_MS,
 )
 ATTEMPTS_MAX: Final = len(_WAITS_MS) + 1
+HOLDING_ATTEMPTS: Final = 3
+"""So many attempts, over half a minute or so, a callback holds back those after it of its task.
+
+A receiver that restarts hears of every step in order; one that can't take a certain message hears
+of the end all the same.
+"""
+AT_ONCE_MS: Final = 0
+"""When a new notification is due, whatever clock wrote it."""
 RETRY_AFTER_S_MAX: Final = 3600
+WAIT_MS_MAX: Final = 27 * _HOUR_MS
+"""No attempt is planned further ahead: the longest wait and its jitter."""
 _JITTER: Final = 0.1
+_RECEIVER_CHARS_MAX: Final = 255
+_SINK: Final = "sink"
+_NOBODY: Final = "?"
 
 USAGE_EVENT_TYPE: Final = "seedance.task.settled"
 
@@ -119,6 +133,23 @@ class Notification:
     state: NotificationState = NotificationState.PENDING
     last_status: int | None = None
     last_error: DeliveryError | None = None
+    ended_at_ms: int | None = None
+    """When it was delivered, or given up."""
+
+    @property
+    def receiver(self) -> str:
+        """Whose turn a delivery takes: host and port. There is one sink, wherever it is."""
+        if self.kind is NotificationKind.USAGE:
+            return _SINK
+        return _receiver_of(self.url)
+
+
+def _receiver_of(url: str) -> str:
+    try:
+        authority = urlsplit(url).netloc.rpartition("@")[2].lower()
+    except ValueError:
+        authority = ""
+    return authority[:_RECEIVER_CHARS_MAX] or _NOBODY
 
 
 def next_attempt_ms(attempt_count: int, now_ms: int, spread: float) -> int | None:
@@ -145,10 +176,10 @@ def apply_result(
         last_error=result.error,
     )
     if result.is_delivered:
-        return replace(tried, state=NotificationState.DELIVERED)
+        return replace(tried, state=NotificationState.DELIVERED, ended_at_ms=now_ms)
     at_ms = next_attempt_ms(tried.attempt_count, now_ms, spread)
     if at_ms is None or result.error in _FINAL_ERRORS:
-        return replace(tried, state=NotificationState.DEAD)
+        return replace(tried, state=NotificationState.DEAD, ended_at_ms=now_ms)
     asked_s = min(max(result.retry_after_s or 0, 0), RETRY_AFTER_S_MAX)
     return replace(tried, next_attempt_at_ms=max(at_ms, now_ms + asked_s * _SECOND_MS))
 
@@ -163,6 +194,7 @@ def redeliver(notification: Notification, now_ms: int) -> Notification:
         state=NotificationState.PENDING,
         attempt_count=0,
         next_attempt_at_ms=now_ms,
+        ended_at_ms=None,
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.domain.callbacks import PATH_PREFIX
 from gateway.http import ark, seedance
 
 DOCS_PATH: Final = "/docs"
@@ -54,8 +55,14 @@ DOCS_ENDPOINTS: Final = (
     Endpoint("GET", DOCS_PATH + "/{asset}", "get_docs_asset", is_public=True),
 )
 ENDPOINTS: Final = (*TASK_ENDPOINTS, *PROBE_ENDPOINTS, *DOCS_ENDPOINTS)
+"""What is described to clients."""
+UPSTREAM_ENDPOINTS: Final = (
+    Endpoint("POST", PATH_PREFIX + "{token}", "take_callback", is_public=True),
+)
+"""What upstreams call: no client has anything to do with it."""
+_ALL: Final = (*ENDPOINTS, *UPSTREAM_ENDPOINTS)
 
-METHODS: Final = frozenset({"HEAD", *(e.method for e in ENDPOINTS)})
+METHODS: Final = frozenset({"HEAD", *(e.method for e in _ALL)})
 """No operation has another: a request with one needs no key to be told what is allowed."""
 
 
@@ -69,9 +76,9 @@ def find_route(path: str) -> str | None:
 
 def is_public(path: str) -> bool:
     """Whether `path` is answered without a key; anything that is not listed needs one."""
-    return path in _PUBLIC_PATHS or path.startswith(DOCS_PATH + "/")
+    return path in _PUBLIC_PATHS or path.startswith((DOCS_PATH + "/", PATH_PREFIX))
 
 
-_PATHS: Final = frozenset(e.path for e in ENDPOINTS if "{" not in e.path)
-_PARENTS: Final = {e.path.rpartition("/")[0]: e.path for e in ENDPOINTS if "{" in e.path}
-_PUBLIC_PATHS: Final = frozenset(e.path for e in ENDPOINTS if e.is_public)
+_PATHS: Final = frozenset(e.path for e in _ALL if "{" not in e.path)
+_PARENTS: Final = {e.path.rpartition("/")[0]: e.path for e in _ALL if "{" in e.path}
+_PUBLIC_PATHS: Final = frozenset(e.path for e in _ALL if e.is_public)

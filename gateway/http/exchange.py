@@ -17,7 +17,7 @@ NO_STORE: Final = b"no-store"
 REVALIDATE: Final = b"private, no-cache"
 """For answers with an ETag: a client may keep them for itself if it asks again each time."""
 
-_NOT_MODIFIED: Final = 304
+_BODILESS: Final = frozenset({204, 304})
 _NO_SNIFF: Final = (b"x-content-type-options", b"nosniff")
 _SERVER: Final = (b"server", b"seedance-gateway")
 """Without it, the HTTP server would name itself and its version."""
@@ -113,7 +113,7 @@ class Exchange:
             _NO_SNIFF,
             _SERVER,
         ]
-        if answer.status != _NOT_MODIFIED:
+        if answer.status not in _BODILESS:
             headers.append((b"content-type", answer.content_type))
             headers.append((b"content-length", b"%d" % len(body)))
         if self.method == "HEAD":

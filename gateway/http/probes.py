@@ -8,7 +8,7 @@ from gateway.http.exchange import Answer, Exchange
 from gateway.http.query import parse_query
 from gateway.http.rendering import dump_json
 from gateway.ports import Runtime
-from gateway.services.health import check_readiness
+from gateway.services.health import check_readiness, describe_books
 
 _KEPT_S: Final = 1.0
 _RETRY_AFTER: Final = (b"retry-after", b"1")
@@ -29,12 +29,15 @@ class Probes:
         return Answer(200, b'{"status":"ok"}')
 
     async def get_readiness(self, exchange: Exchange) -> Answer:
-        """Answer 503 as soon as the process drains or a check fails; `?verbose` names them all."""
+        """Answer 503 as soon as the process drains or a check fails; `?verbose` names them all.
+
+        It tells of the ledger, too, which decides nothing here.
+        """
         checks = await self._check()
         is_ready = all(result == "ok" for result in checks.values())
         shown: dict[str, object] = {"status": "ok" if is_ready else "unavailable"}
         if "verbose" in parse_query(exchange.query):
-            shown["checks"] = dict(checks)
+            shown["checks"] = {**checks, "ledger": describe_books(self._runtime)}
         if is_ready:
             return Answer(200, dump_json(shown))
         return Answer(503, dump_json(shown), (_RETRY_AFTER,))

@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Final, Literal, TextIO
 
 import structlog
@@ -32,8 +33,11 @@ EVENTS: Final = frozenset(
         "journal.damaged",
         "ledger.settlement_estimated",
         "ledger.hold_exceeded",
+        "ledger.loss_booked",
         "ledger.audit_failed",
         "webhook.given_up",
+        "callback.received",
+        "callback.refuted",
         "limit.set",
         "upstream.call_failed",
         "upstream.account_refused",
@@ -87,7 +91,7 @@ def open_logger(
     for name in ("httpx", "httpcore", "sqlalchemy", "alembic", "asyncio", "_granian"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logger: Logger = structlog.wrap_logger(
-        structlog.PrintLogger(target),
+        _Printer(target),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="@timestamp"),
@@ -99,6 +103,17 @@ def open_logger(
         cache_logger_on_first_use=True,
     )
     return logger
+
+
+class _Printer(structlog.PrintLogger):
+    """Prints lines. One that can't be written (a full disk) is gone: nobody fails for its sake."""
+
+    def msg(self, message: str) -> None:
+        with suppress(OSError, ValueError):
+            super().msg(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
 
 
 def redact(

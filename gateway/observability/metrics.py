@@ -200,6 +200,9 @@ class BookMetrics:
         self.hold_age = Gauge(
             "gateway_hold_age_seconds_max", "Age of the oldest hold that is not resolved."
         )
+        self.ended_holds = Gauge(
+            "gateway_ended_holds", "Holds of tasks that ended without evidence."
+        )
         self.unknown_age = Gauge(
             "gateway_unknown_age_seconds_max", "Age of the oldest unknown submission."
         )

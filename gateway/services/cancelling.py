@@ -7,6 +7,7 @@ from gateway.domain.keys import Principal
 from gateway.domain.tasks import TERMINAL, Event, Task, TaskState, advance
 from gateway.errors import (
     CancellationUnsupported,
+    ImportedTaskDeletion,
     RunningTaskDeletion,
     SubmissionUnconfirmed,
     TaskNotFound,
@@ -28,10 +29,12 @@ async def cancel_task(runtime: Runtime, principal: Principal, task_id: str) -> N
     as queued is looked at first, and only one that is still queued is cancelled. One that has ended
     meanwhile stays in view: its client has not seen its end.
 
-    Raises: TaskNotFound, RunningTaskDeletion, SubmissionUnconfirmed, CancellationUnsupported, or
-    the UpstreamFault of a call whose outcome the observer will find out.
+    Raises: TaskNotFound, RunningTaskDeletion, SubmissionUnconfirmed, CancellationUnsupported,
+    ImportedTaskDeletion, or the UpstreamFault of a call whose outcome the observer will find out.
     """
     task = (await get_task(runtime, principal, task_id)).task
+    if task.is_imported:
+        raise _imported(task)
     if task.state not in TERMINAL:
         await cancel_unfinished(runtime, task)
         return
@@ -50,6 +53,8 @@ async def cancel_unfinished(runtime: Runtime, task: Task) -> bool:
 
     Raises: what `cancel_task` raises.
     """
+    if task.is_imported:
+        raise _imported(task)
     is_confirmed = True
     if task.state is TaskState.QUEUED:
         look = await look_at(runtime, task)
@@ -88,6 +93,14 @@ async def _cancel_upstream(runtime: Runtime, task: Task) -> None:
         EvidenceKind.CANCELLED, f"{task.route.upstream}: {task.upstream_task_id} was cancelled"
     )
     await record_move(runtime, task, moved, Event.CANCELLED, evidence)
+
+
+def _imported(task: Task) -> ImportedTaskDeletion:
+    return ImportedTaskDeletion(
+        f"The task {task.id} was made before this gateway, which only reads it: cancel or delete "
+        "it where it was made.",
+        param="id",
+    )
 
 
 def _being_checked(task: Task) -> SubmissionUnconfirmed:

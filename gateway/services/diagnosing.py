@@ -11,6 +11,7 @@ from gateway.errors import ConfigurationError, GatewayError, UpstreamFault
 from gateway.observability.logging import find_driver_code
 from gateway.ports import Runtime, Upstream
 from gateway.runtime import PEPPER_FILE, check_of_pepper, describe_wrong_pepper, read_pepper
+from gateway.services.auditing import find_differences
 from gateway.services.observing import find_orphans
 from gateway.storage import audit, keys, meta, tasks
 
@@ -140,6 +141,18 @@ async def check_routes(runtime: Runtime, upstreams: Sequence[UpstreamConfig]) ->
     named = ", ".join(f"{count} at {route[0]}/{route[1]}" for route, count in orphans.items())
     remedy = "Configure the upstream and credential by these names until their tasks have ended."
     return Finding("routes", Level.FAIL, f"tasks that nobody follows: {named}", remedy)
+
+
+async def check_ledger(runtime: Runtime) -> Finding:
+    """Whether the books add up, by an audit of their own."""
+    found = await find_differences(runtime)
+    if not found.count:
+        return Finding("ledger", Level.OK, "every balance is the sum of its entries")
+    named = "; ".join(found.named)
+    more_count = found.count - len(found.named)
+    more = f"; and {more_count} more" if more_count else ""
+    remedy = "Nobody but the gateway may write to its database: `tasks story ID` tells of a task."
+    return Finding("ledger", Level.FAIL, f"does not add up ({found.count}): {named}{more}", remedy)
 
 
 def _note_pepper_copy(conn: "Connection", check: str, event: AuditEvent) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from gateway.domain.attempts import Attempt
 from gateway.domain.billing import (
     Evidence,
     Outcome,
@@ -24,7 +25,7 @@ from gateway.domain.views import task_object
 from gateway.ports import Runtime
 from gateway.services import notifying
 from gateway.status_cache import Entry
-from gateway.storage import attempts, balances, idempotency, ledger, requests, tasks
+from gateway.storage import attempts, balances, callbacks, idempotency, ledger, requests, tasks
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -134,6 +135,8 @@ def apply_move(conn: "Connection", move: Move, outbox: notifying.Outbox) -> Move
     client was told its id meanwhile.
     """
     after = move.after
+    if move.event is Event.REFUSED:
+        tasks.lock(conn, after.id)  # who gives the id to a client locks it, too
     attempt = attempts.find(conn, after.id)
     if move.event is Event.REFUSED and attempt is not None and attempt.is_id_given:
         return None
@@ -144,15 +147,17 @@ def apply_move(conn: "Connection", move: Move, outbox: notifying.Outbox) -> Move
         after = _with_bill(after, reservation, resolution)
     if not tasks.apply_transition(conn, move.before, after, move.event):
         return None
+    _forget_claim(conn, attempt, after)
     body = _end_request(conn, after) if after.state in TERMINAL else None
-    if reservation is not None:
-        balances.end_task(conn, reservation.project_id, reservation.key_id)
     if after.state is TaskState.REJECTED:
         idempotency.free(conn, after.id)
     if reservation is not None and resolution is not None:
-        _write_resolution(conn, after, reservation, resolution, outbox)
+        _write_resolution(conn, after, reservation, resolution, outbox, tasks_count=-1)
+    elif reservation is not None:
+        balances.end_task(conn, reservation)
     if attempt is not None and attempt.callback_url is not None and after.state in _NOTIFIED:
-        shown = dump_request(task_object(after, body))
+        echo = body if after.state in TERMINAL else requests.find_body(conn, after.id)
+        shown = dump_request(task_object(after, echo))
         notifying.add_callback(conn, after, attempt.callback_url, shown)
     return Moved(after, resolution, reservation)
 
@@ -199,8 +204,11 @@ def _write_resolution(
     reservation: Reservation,
     resolution: Resolution,
     outbox: notifying.Outbox,
+    *,
+    tasks_count: int = 0,
 ) -> bool:
-    if not ledger.resolve(conn, reservation, resolution, task.updated_at_ms):
+    at_ms = task.updated_at_ms
+    if not ledger.resolve(conn, reservation, resolution, at_ms, tasks_count=tasks_count):
         return False
     if resolution.outcome is Outcome.SETTLED:
         notifying.add_usage(conn, outbox, task, reservation, resolution)
@@ -212,6 +220,13 @@ def _with_bill(task: Task, reservation: Reservation | None, resolution: Resoluti
         return task
     price = reservation.price
     return replace(task, bill=Bill(resolution.cost_micros, price.cost_currency, price.version))
+
+
+def _forget_claim(conn: "Connection", attempt: Attempt | None, task: Task) -> None:
+    """Forget what a callback claimed, once it is known which upstream task it is."""
+    claimed_task_id = attempt.claimed_task_id if attempt is not None else None
+    if claimed_task_id is not None and task.upstream_task_id is not None:
+        callbacks.drop_claim(conn, task.id, claimed_task_id)
 
 
 def _end_request(conn: "Connection", task: Task) -> str | None:

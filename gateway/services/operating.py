@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.domain.billing import EntryKind
 from gateway.domain.projects import AuditEvent, Project
 from gateway.domain.tasks import TERMINAL, Task, TaskState
 from gateway.errors import InvalidRequest
@@ -12,7 +13,7 @@ from gateway.services import admin
 from gateway.services.cancelling import cancel_unfinished
 from gateway.services.status import no_such_task
 from gateway.services.sweeping import hash_requests
-from gateway.storage import audit, requests, tasks
+from gateway.storage import audit, ledger, requests, tasks
 from gateway.storage.requests import RequestSelector
 
 ROWS_PER_ERASURE_MAX: Final = 200
@@ -25,6 +26,10 @@ class TaskReport:
     task: Task
     project: Project
     request_body: str | None = None
+    hold_micros: int | None = None
+    """What was held for it, in the currency that it is charged in; None if nothing ever was."""
+    cost_micros: int | None = None
+    """What the upstream bills for it, in the upstream's currency; None as long as it is held."""
 
 
 async def list_reports(
@@ -49,7 +54,16 @@ async def get_report(runtime: Runtime, task_id: str) -> TaskReport:
     if stored is None:
         raise no_such_task(task_id)
     project = await admin.get_project(runtime, stored.task.project_id)
-    return TaskReport(stored.task, project, stored.request_body)
+    entries = await runtime.db.read(ledger.list_entries, task_id)
+    holds = [entry.held.micros for entry in entries if entry.kind is EntryKind.HOLD]
+    costs = [entry.cost_micros for entry in entries if entry.kind is not EntryKind.HOLD]
+    return TaskReport(
+        stored.task,
+        project,
+        stored.request_body,
+        sum(holds) if holds else None,
+        sum(costs) if costs else None,
+    )
 
 
 async def cancel(runtime: Runtime, actor: str, task_id: str) -> TaskReport:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from gateway.domain.attempts import Markers
+from gateway.domain.attempts import ListedTask, Markers
 from gateway.domain.billing import Evidence, EvidenceKind
 from gateway.domain.keys import Principal
 from gateway.domain.requests import NormalizedRequest
@@ -23,6 +23,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.ports import JournalEntry, Runtime, Submission
+from gateway.services.late_orphans import record_late
 from gateway.services.moves import record_move
 from gateway.services.observing import schedule_look, upstream_of
 from gateway.storage import attempts, tasks
@@ -71,6 +72,8 @@ class InFlight:
     is_refused: bool = False
     has_client_left: bool = False
     is_replayed: bool = False
+    joined_task_id: str | None = None
+    """The task of the client whose place this one has taken."""
     upstream_s: float = 0.0
     call_began_s: float | None = None
 
@@ -224,6 +227,10 @@ async def apply_outcome(
         if stored is None or attempt is None:  # never admitted, or lost with the store
             return task, False
         task, is_id_given = stored.task, is_id_given or attempt.is_id_given
+    if outcome.submission is not None and task.upstream_task_id is None:
+        # It was given up before the answer came: nothing reopens it.
+        upstream_task_id = outcome.submission.upstream_task_id
+        await record_late(runtime, task, ListedTask(upstream_task_id, None, status="queued"))
     return task, True
 
 

@@ -23,6 +23,7 @@ from gateway.errors import (
 )
 from gateway.ports import Runtime
 from gateway.services import admitting
+from gateway.services.auditing import refuse_if_doubtful
 from gateway.services.sending import InFlight, record, refused, send
 from gateway.status_cache import Entry
 from gateway.storage import attempts, tasks
@@ -54,7 +55,7 @@ class Submitted:
 def refuse_if_closed(runtime: Runtime) -> None:
     """Raise if the process takes no submit now: also before a body is read for it.
 
-    Raises: Draining, or Reconciling after a restore.
+    Raises: Draining, or Reconciling after a restore; LedgerDifference.
     """
     if runtime.lifecycle.is_draining:
         raise Draining("The gateway is stopping; send the request again.", retry_after_s=5)
@@ -64,6 +65,7 @@ def refuse_if_closed(runtime: Runtime) -> None:
             code="Reconciling",
             retry_after_s=30,
         )
+    refuse_if_doubtful(runtime)
 
 
 async def submit_task(
@@ -95,8 +97,9 @@ async def submit_task(
     except asyncio.CancelledError:
         # The client hung up. Whoever repeats the request may have the task that comes of it.
         flight.has_client_left = True
-        if flight.task is not None:
-            runtime.chores.start(note_delivery(runtime, flight.task.id, is_delivered=False))
+        task_id = flight.task.id if flight.task is not None else flight.joined_task_id
+        if task_id is not None:
+            runtime.chores.start(note_delivery(runtime, task_id, is_delivered=False))
         raise
     for warning in request.warnings:
         runtime.metrics.validation_warnings.add(warning.rule)
@@ -206,10 +209,15 @@ async def _admit(runtime: Runtime, flight: InFlight, admission: Admission) -> Ta
         if not isinstance(verdict, Repeated):
             raise admitting.refuse(runtime, verdict)
         flight.is_replayed = True
+        if not verdict.is_by_key:
+            flight.joined_task_id = verdict.task_id
+            if flight.has_client_left:  # the next one may take its place
+                await note_delivery(runtime, verdict.task_id, is_delivered=False)
         task = await _await_repeated(runtime, verdict.task_id)
         if task is not None:
             return task
         flight.is_replayed = False  # it was refused, and stored nothing: this one counts
+        flight.joined_task_id = None
 
 
 async def _await_repeated(runtime: Runtime, task_id: str) -> Task | None:
@@ -218,15 +226,23 @@ async def _await_repeated(runtime: Runtime, task_id: str) -> Task | None:
     None if it was refused meanwhile.
     """
     deadline_s = runtime.clock.monotonic_s() + runtime.config.submit.replay_wait_s
+    cache = runtime.status_cache
     while True:
+        generation = cache.generation
         stored = await runtime.db.read(tasks.find, task_id)
         if stored is None or stored.task.state is TaskState.REJECTED:
             return None
-        left_s = deadline_s - runtime.clock.monotonic_s()
-        if stored.task.state is not TaskState.RESERVED or left_s <= 0:
+        now_s = runtime.clock.monotonic_s()
+        if stored.task.state is not TaskState.RESERVED or now_s >= deadline_s:
             break
-        # Another process's outcome is seen by the watch, which drops the entry and wakes us.
-        await runtime.status_cache.wait(task_id, left_s, stored.task.project_id)
+        known, _ = cache.find(task_id, now_s)
+        has_moved = known is not None and known.task.version > stored.task.version
+        # What changed while it was read woke nobody: it is read again, not waited for. Another
+        # process's outcome is seen by the watch, which drops the entry and wakes us.
+        is_current = not has_moved and generation == cache.generation
+        project_id = stored.task.project_id
+        if is_current and not await cache.wait(task_id, deadline_s - now_s, project_id):
+            break  # the time is over, or too many wait
     if await runtime.db.write(attempts.give_id, task_id) is None:
         return None
     return stored.task

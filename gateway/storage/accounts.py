@@ -16,11 +16,10 @@ from gateway.domain.billing import EvidenceKind
 from gateway.domain.likeness import Sent, Standing
 from gateway.domain.reconciling import Control
 from gateway.domain.tasks import Event, Task, TaskState
-from gateway.storage import attempts, meta
+from gateway.storage import attempts, meta, orphans
 from gateway.storage import tasks as task_queries
-from gateway.storage.schema import (
-    attempts as attempts_table,
-)
+from gateway.storage.orphans import StoredOrphan
+from gateway.storage.schema import attempts as attempts_table
 from gateway.storage.schema import (
     audit_events,
     ledger_entries,
@@ -52,8 +51,9 @@ _IS_REFUSED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Agenda:
-    """Which lost submissions of an account there are."""
+    """Which lost submissions of an account there are, and what is noted of it."""
 
+    facts: Mapping[str, str]
     lost_count: int = 0
     oldest_at_ms: int = 0
     """When the first of them was made."""
@@ -67,6 +67,19 @@ class Claimant:
 
     task: Task
     sent: Sent
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """What the store says to a reading of an account's list."""
+
+    claimants: Sequence[Claimant]
+    known_ids: frozenset[str]
+    """Those of the listed ids that tasks have."""
+    orphans: Mapping[str, StoredOrphan]
+    """Those of them that were recorded before."""
+    controls: Mapping[str, Control]
+    """By service tier, where there is one."""
 
 
 def find_agenda(conn: sa.Connection, upstream: str, credential: str) -> Agenda:
@@ -83,7 +96,8 @@ def find_agenda(conn: sa.Connection, upstream: str, credential: str) -> Agenda:
         .join(attempts_table, attempts_table.c.task_id == tasks.c.id)
         .where(*_is_of(upstream, credential), tasks.c.state == TaskState.UNKNOWN.value)
     ).one()
-    return Agenda(row[0], row[1], row[2], row[3]) if row[0] else Agenda()
+    facts = meta.find_of_account(conn, upstream, credential)
+    return Agenda(facts, row[0], row[1], row[2], row[3]) if row[0] else Agenda(facts)
 
 
 def list_overdue(
@@ -106,20 +120,59 @@ def list_claimants(
     Of these the ones whose deadline has passed since `given_up_since_ms`, without any that the
     upstream is known to have refused, or never to have got.
     """
-    found = task_queries.list_chosen(
-        conn,
-        *_is_of(upstream, credential),
-        tasks.c.state.in_([TaskState.RESERVED.value, TaskState.UNKNOWN.value])
-        | (
-            (tasks.c.state == TaskState.FAILED.value)
-            & (tasks.c.submit_deadline_at_ms >= given_up_since_ms)
-            & tasks.c.upstream_task_id.is_(None)
-            & _IS_GIVEN_UP
-            & ~_IS_REFUSED
+    is_of = _is_of(upstream, credential)
+    found = [
+        *task_queries.list_chosen(
+            conn,
+            *is_of,
+            tasks.c.state.in_([TaskState.RESERVED.value, TaskState.UNKNOWN.value]),
         ),
-    )
+        *task_queries.list_chosen(
+            conn,
+            *is_of,
+            tasks.c.state == TaskState.FAILED.value,
+            tasks.c.submit_deadline_at_ms >= given_up_since_ms,
+            tasks.c.upstream_task_id.is_(None),
+            _IS_GIVEN_UP,
+            ~_IS_REFUSED,
+        ),
+    ]
     sent = attempts.find_many(conn, [task.id for task in found])
     return [_claimant(task, sent[task.id]) for task in found if task.id in sent]
+
+
+def look_up(
+    conn: sa.Connection,
+    upstream: str,
+    credential: str,
+    listed_ids: Collection[str],
+    tiers: Collection[str],
+    *,
+    since_ms: int,
+    accepted_before_ms: int,
+) -> LookUp:
+    """Return what is known of the account after its list was read."""
+    # In this order. An attempt whose answer comes meanwhile is then seen twice, as a claimant and
+    # by its id, and not missed twice, which would make a stranger's task of its own.
+    claimants = list_claimants(conn, upstream, credential, since_ms)
+    known_ids = find_known(conn, upstream, listed_ids)
+    controls = {
+        tier: find_control(
+            conn,
+            upstream,
+            credential,
+            tier,
+            since_ms=since_ms,
+            accepted_before_ms=accepted_before_ms,
+        )
+        for tier in tiers
+    }
+    return LookUp(
+        claimants,
+        known_ids,
+        orphans.find(conn, upstream, credential, listed_ids),
+        {tier: control for tier, control in controls.items() if control is not None},
+    )
 
 
 def find_known(
@@ -196,7 +249,8 @@ def find_last_admission(conn: sa.Connection, before_ms: int) -> int:
 
 
 def _is_of(upstream: str, credential: str) -> tuple[sa.ColumnElement[bool], ...]:
-    return (tasks.c.upstream == upstream, tasks.c.credential == credential)
+    # Not by the index of ids, which would lead through every task of the account.
+    return (tasks.c.upstream.concat("") == upstream, tasks.c.credential.concat("") == credential)
 
 
 def _list_credentials(conn: sa.Connection, upstream: str) -> Iterator[str]:

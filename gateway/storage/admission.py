@@ -167,10 +167,13 @@ def _write(
     conn: sa.Connection, admission: Admission, bounds: Bounds
 ) -> Repeated | KeyReused | None:
     task, claim = admission.task, admission.claim
-    if claim is not None and not idempotency.take(
+    while claim is not None and not idempotency.take(
         conn, claim, task.id, task.created_at_ms, bounds.keys_since_ms
     ):
-        return _find_claimed(conn, claim, bounds)  # another process was first
+        # Another process was first. If its request is refused this moment, the key is free again.
+        claimed = _find_claimed(conn, claim, bounds)
+        if claimed is not None:
+            return claimed
     tasks.admit(conn, task, admission.stored_request, admission.request_expires_at_ms)
     attempts.insert(conn, admission.attempt)
     ledger.hold(conn, admission.reservation)

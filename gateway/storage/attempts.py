@@ -39,7 +39,8 @@ _JOINABLE: Final = (
             )
         ),
     )
-    .order_by(attempts.c.created_at_ms)
+    # First one whose client is known to be gone: a repeat must not take one that was joined before.
+    .order_by(attempts.c.has_client_left.desc(), attempts.c.created_at_ms)
     .limit(1)
     .with_for_update(of=attempts)
 )
@@ -83,7 +84,7 @@ def join(
     """Take the place of the client of an identical attempt that was never answered.
 
     Return its task's id, or None if there is none whose client is gone. Until the new client is
-    gone, too, nobody else can join it.
+    gone, too, nobody else can join it but one that says that it repeats, and finds no other.
     """
     task_id: str | None = conn.execute(
         _JOINABLE,

@@ -10,7 +10,7 @@ little less on PostgreSQL, whose `storage.statement_timeout_s` bounds each state
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -23,6 +23,7 @@ from gateway.storage.snapshots import snapshot
 
 _PAGE_ROWS: Final = 2000
 _FIGURES_KEPT: Final = 4096
+_PRICES_KEPT: Final = 256
 
 _METRICS: Final = ("micros", "tokens", "seconds", "videos")
 _SUMMED: Final = (*(f"held_{each}" for each in _METRICS), *(f"spent_{each}" for each in _METRICS))
@@ -43,6 +44,7 @@ def _any_differ(*pairs: tuple[str, str]) -> str:
 
 
 _ENDED: Final = _words(TERMINAL)
+_UNFINISHED: Final = _words(set(TaskState) - TERMINAL)
 # A task may fail without evidence, as when its upstream denies it: then its hold stays.
 _PROVED: Final = _words(TERMINAL - {TaskState.FAILED})
 _PLACE: Final = ("project_id", "key_id", "day_start_ms", "month_start_ms")
@@ -50,7 +52,10 @@ _PRICED: Final = ("currency", "cost_currency", "price_version")
 
 _HOLD_FLAWS: Final = (
     ("t.id IS NULL", "there is no such task"),
-    (_any_differ(("t.project_id", "r.project_id"), ("t.key_id", "r.key_id")), "held for another"),
+    (
+        _any_differ(("t.project_id", "r.project_id"), ("t.key_id", "r.key_id")),
+        "is held for another project or key than its own",
+    ),
     ("h.task_id IS NULL", "no entry holds its amount"),
     (
         _any_differ(
@@ -156,7 +161,7 @@ _BALANCES: Final = sa.text(
     f"SELECT {', '.join(_PLACE)}, {', '.join(f'SUM({each}) AS {each}' for each in _SUMMED)} "
     f"FROM ledger_entries GROUP BY {', '.join(_PLACE)}), "
     "going AS (SELECT r.project_id, r.key_id, COUNT(*) AS tasks_count FROM tasks t "
-    f"JOIN reservations r ON r.task_id = t.id WHERE t.state NOT IN ({_ENDED}) "
+    f"JOIN reservations r ON r.task_id = t.id WHERE t.state IN ({_UNFINISHED}) "
     "GROUP BY r.project_id, r.key_id), "
     f"due AS ({_due_balances()}) "
     "SELECT scope, scope_id, span, start_ms, SUM(is_there) AS is_there, "
@@ -193,8 +198,14 @@ class _Figures(NamedTuple):
     price_version: str | None
 
 
+_RESOLVED: Final = slice(
+    _Figures._fields.index("charge_micros"), _Figures._fields.index("videos") + 1
+)
+_FIGURES: Final = ", ".join(
+    f"{'h' if each in _PRICED else 'r'}.{each}" for each in _Figures._fields
+)
 _PRICED_PAGE: Final = sa.text(
-    f"SELECT r.task_id, {', '.join(_Figures._fields)} FROM reservations r "  # noqa: S608
+    f"SELECT r.task_id, {_FIGURES} FROM reservations r "  # noqa: S608
     "LEFT JOIN ledger_entries h ON h.task_id = r.task_id AND h.step = 1 "
     "WHERE r.task_id > :after_id ORDER BY r.task_id LIMIT :page_rows"
 )
@@ -221,7 +232,9 @@ def _check_balances(conn: sa.Connection, names_max: int) -> Audit:
 def _describe_balance(row: sa.Row[Any]) -> str:
     if row.is_there == 0:
         return f"{_name_balance(row)}: there is none"
-    off = (f"{each} {getattr(row, each):+d}" for each in _COUNTED if getattr(row, each))
+    # PostgreSQL adds up to decimals.
+    sums = {each: int(getattr(row, each)) for each in _COUNTED}
+    off = (f"{each} {amount:+d}" for each, amount in sums.items() if amount)
     return f"{_name_balance(row)}: off by {', '.join(off)}"
 
 
@@ -246,12 +259,11 @@ def _audit_of(rows: Sequence[sa.Row[Any]], describe: Callable[[sa.Row[Any]], str
 def _check_prices(conn: sa.Connection, names_max: int) -> Audit:
     """Recompute hold, charge and cost of every task from the price that was frozen for it."""
     # Tasks are much alike: what was computed for one holds for all with the same figures.
-    find_flaw = lru_cache(_FIGURES_KEPT)(_find_wrong_price)
+    read_price = lru_cache(_PRICES_KEPT)(_read_price)
+    find_flaw = lru_cache(_FIGURES_KEPT)(partial(_find_wrong_price, read_price))
     named: list[str] = []
     count, after_id = 0, ""
-    while rows := conn.execute(
-        _PRICED_PAGE, {"after_id": after_id, "page_rows": _PAGE_ROWS}
-    ).all():
+    while rows := conn.execute(_PRICED_PAGE, {"after_id": after_id, "page_rows": _PAGE_ROWS}).all():
         for row in rows:
             flaw = find_flaw(row[1:])
             if flaw is not None:
@@ -262,9 +274,11 @@ def _check_prices(conn: sa.Connection, names_max: int) -> Audit:
     return Audit(count, tuple(named))
 
 
-def _find_wrong_price(figures: tuple[Any, ...]) -> str | None:
+def _find_wrong_price(
+    read_price: Callable[[str], Price | None], figures: tuple[Any, ...]
+) -> str | None:
     row = _Figures(*figures)
-    price = _read_price(row.price)
+    price = read_price(row.price)
     if price is None:
         return "its price can't be read"
     frozen = (price.charge_currency, price.cost_currency, price.version)
@@ -273,6 +287,8 @@ def _find_wrong_price(figures: tuple[Any, ...]) -> str | None:
     held = Usage(row.held_tokens, row.held_seconds, row.held_videos, row.held_tool_calls)
     flaw = find_wrong_hold(price, held, row.hold_micros)
     if flaw is None and row.outcome == Outcome.SETTLED.value:
+        if None in figures[_RESOLVED]:
+            return "its settlement has no amount"
         used = Usage(row.tokens, row.seconds, row.videos)
         flaw = find_wrong_charge(price, used, row.charge_micros, row.cost_micros)
     return flaw

@@ -83,16 +83,10 @@ def add(
     )
 
 
-def end_task(conn: sa.Connection, project_id: str, key_id: str) -> None:
-    """Count one task in progress less."""
-    conn.execute(
-        sa.update(balances)
-        .where(
-            balances.c.span == Window.EVER.value,
-            sa.or_(*(_is_of(account) for account in accounts_of(project_id, key_id))),
-        )
-        .values(tasks_count=balances.c.tasks_count - 1)
-    )
+def end_task(conn: sa.Connection, reservation: Reservation) -> None:
+    """Count one task in progress less; what is held for it stays."""
+    accounts = accounts_of(reservation.project_id, reservation.key_id)
+    add(conn, accounts, starts_of(reservation), tasks_count=-1)
 
 
 def lock(conn: sa.Connection, accounts: Sequence[Account], starts: Starts) -> Sequence[Balance]:

@@ -56,18 +56,17 @@ def note_call(
         )
 
 
-def hasten_look(conn: sa.Connection, task_id: str, called_at_ms: int, look_at_ms: int) -> bool:
-    """Have a followed task looked at by `look_at_ms`. False if there is none, or it is anyway."""
-    hastened = conn.execute(
+def hasten_look(conn: sa.Connection, task_id: str, called_at_ms: int, look_at_ms: int) -> None:
+    """Have a followed task looked at by `look_at_ms`, for the news that it was called back with."""
+    planned_at_ms = tasks.c.next_poll_at_ms
+    conn.execute(
         sa.update(tasks)
-        .where(
-            tasks.c.id == task_id,
-            tasks.c.state.in_(sorted(OBSERVED)),
-            tasks.c.next_poll_at_ms > look_at_ms,
+        .where(tasks.c.id == task_id, tasks.c.state.in_(sorted(OBSERVED)))
+        .values(
+            called_back_at_ms=called_at_ms,
+            next_poll_at_ms=sa.case((planned_at_ms < look_at_ms, planned_at_ms), else_=look_at_ms),
         )
-        .values(called_back_at_ms=called_at_ms, next_poll_at_ms=look_at_ms)
     )
-    return hastened.rowcount > 0
 
 
 def put_off_look(conn: sa.Connection, task: Task, called_at_ms: int, look_at_ms: int) -> None:

@@ -85,9 +85,16 @@ def hold(conn: sa.Connection, reservation: Reservation) -> None:
 
 
 def resolve(
-    conn: sa.Connection, reservation: Reservation, resolution: Resolution, at_ms: int
+    conn: sa.Connection,
+    reservation: Reservation,
+    resolution: Resolution,
+    at_ms: int,
+    *,
+    tasks_count: int,
 ) -> bool:
     """Settle or release the hold. False, and nothing is written, if that was done before.
+
+    `tasks_count` is -1 if the task ends by it, 0 if that was counted when it ended.
 
     There is no other way to let go of a hold, and none without evidence. Only
     `gateway/services/moves.py` may call it.
@@ -128,6 +135,7 @@ def resolve(
         balances.starts_of(reservation),
         held=held,
         spent=spent,
+        tasks_count=tasks_count,
     )
     return True
 

@@ -1,5 +1,7 @@
 """Facts about the database itself, by name."""
 
+from collections.abc import Mapping
+from enum import StrEnum
 from typing import Final
 
 import sqlalchemy as sa
@@ -10,6 +12,17 @@ from gateway.storage.schema import meta
 _PEPPER_CHECK: Final = "pepper_check"
 _PEPPER_COPY_CHECK: Final = "pepper_copy_check"
 _RESTORED: Final = "restored_at_ms"
+_ACCOUNTS: Final = "account:"
+
+
+class AccountFact(StrEnum):
+    """What is noted of an upstream account."""
+
+    AUDITED_AT_MS = "audited_at_ms"  # when its whole list was last compared with the tasks
+    DEDICATED_SINCE_MS = "dedicated_since_ms"  # since when it is configured to be ours alone
+    SHARED_AT_MS = "shared_at_ms"  # when its list last showed that it is not
+    FOREIGN_COUNT = "foreign_count"  # how many tasks of others its last audit showed
+    PROBE = "probe"  # which markers it gives back
 
 
 def is_pepper(conn: sa.Connection, check: str, now_ms: int) -> bool:
@@ -54,6 +67,65 @@ def clear_restored(conn: sa.Connection, at_ms: int) -> bool:
         sa.delete(meta).where(meta.c.name == _RESTORED, meta.c.value == str(at_ms))
     )
     return deleted.rowcount == 1
+
+
+def find_of_account(conn: sa.Connection, upstream: str, credential: str) -> Mapping[str, str]:
+    """Return the facts that are noted of an upstream account, by name."""
+    prefix = _account_name(upstream, credential, "")
+    rows = conn.execute(
+        sa.select(meta.c.name, meta.c.value).where(
+            meta.c.name.in_([prefix + fact.value for fact in AccountFact])
+        )
+    )
+    return {name.removeprefix(prefix): value for name, value in rows}
+
+
+def note_of_account(
+    conn: sa.Connection, upstream: str, credential: str, fact: AccountFact, value: str
+) -> None:
+    """Note a fact of an upstream account, in place of what was noted before."""
+    _put(conn, _account_name(upstream, credential, fact), value)
+
+
+def forget_of_account(
+    conn: sa.Connection, upstream: str, credential: str, fact: AccountFact
+) -> None:
+    conn.execute(sa.delete(meta).where(meta.c.name == _account_name(upstream, credential, fact)))
+
+
+def count_foreign(conn: sa.Connection) -> int:
+    """Return how many tasks of others the last audits of all accounts showed."""
+    rows = conn.execute(
+        sa.select(meta.c.name, meta.c.value).where(meta.c.name.startswith(_ACCOUNTS))
+    )
+    suffix = f":{AccountFact.FOREIGN_COUNT}"
+    return sum(int(value) for name, value in rows if name.endswith(suffix))
+
+
+def take_audit(
+    conn: sa.Connection, upstream: str, credential: str, *, now_ms: int, before_ms: int
+) -> bool:
+    """Whether the account's audit is due, the last one having begun before `before_ms`.
+
+    Then it is the caller's, and no other process gets it. The first one is due an interval after it
+    is first asked for.
+    """
+    name = _account_name(upstream, credential, AccountFact.AUDITED_AT_MS)
+    last = _find(conn, name)
+    if last is None:
+        _put(conn, name, str(now_ms))
+        return False
+    if before_ms < int(last) <= now_ms:  # a later date is of a clock that went wrong
+        return False
+    taken = conn.execute(
+        sa.update(meta).where(meta.c.name == name, meta.c.value == last).values(value=str(now_ms))
+    )
+    return taken.rowcount == 1
+
+
+def _account_name(upstream: str, credential: str, fact: str) -> str:
+    # Neither name has a slash or a colon in it.
+    return f"{_ACCOUNTS}{upstream}/{credential}:{fact}"
 
 
 def _put(conn: sa.Connection, name: str, value: str) -> bool:

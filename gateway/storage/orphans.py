@@ -3,7 +3,7 @@
 Only those get a row that may be the gateway's. A row is never taken away because time has passed.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final

@@ -56,6 +56,13 @@ def find_expired(conn: sa.Connection, now_ms: int, limit: int) -> Sequence[Store
     )
 
 
+def find_body(conn: sa.Connection, task_id: str) -> str | None:
+    """Return the JSON text of a task's request."""
+    found = sa.select(task_requests.c.body).where(task_requests.c.task_id == task_id)
+    body: str | None = conn.execute(found).scalar_one_or_none()
+    return body
+
+
 def lock(conn: sa.Connection, task_id: str) -> StoredRequest | None:
     """Return a task's request for changing it; nobody else changes it before we are done."""
     found = sa.select(task_requests).where(task_requests.c.task_id == task_id).with_for_update()

@@ -1,7 +1,7 @@
 """Reads of several statements that see one state of the database."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import sqlalchemy as sa
 
@@ -23,5 +23,9 @@ def snapshot(conn: sa.Connection) -> Iterator[None]:
     conn.exec_driver_sql(begin)
     try:
         yield
-    finally:
-        conn.exec_driver_sql("ROLLBACK")
+    except BaseException:
+        # What went wrong is to be seen, not that a lost connection can't be rolled back.
+        with suppress(sa.exc.SQLAlchemyError):
+            conn.exec_driver_sql("ROLLBACK")
+        raise
+    conn.exec_driver_sql("ROLLBACK")

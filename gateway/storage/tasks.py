@@ -138,6 +138,12 @@ def admit(
     _add_history(conn, task, None, None)
 
 
+def admit_imported(conn: sa.Connection, task: Task) -> None:
+    """Record a task made elsewhere, whose request we never had, and its first row of history."""
+    conn.execute(_ADMIT, _row(task))
+    _add_history(conn, task, None, None)
+
+
 def apply_transition(conn: sa.Connection, before: Task, after: Task, event: Event) -> bool:
     """Move the task from `before` to `after`. False, and nothing is written, if it has moved on."""
     moved = conn.execute(
@@ -155,6 +161,11 @@ def apply_transition(conn: sa.Connection, before: Task, after: Task, event: Even
     _add_history(conn, after, before.state, event)
     _report(conn, after.id, after.version)
     return True
+
+
+def lock(conn: sa.Connection, task_id: str) -> None:
+    """Keep the task from moving, and its id from being given, before this transaction ends."""
+    conn.execute(sa.select(tasks.c.id).where(tasks.c.id == task_id).with_for_update())
 
 
 def put_bill(conn: sa.Connection, task_id: str, bill: Bill) -> None:
@@ -192,6 +203,12 @@ def find_by_upstream_id(
         )
     ).one_or_none()
     return None if row is None else _task(row)
+
+
+def find_ids(conn: sa.Connection, task_ids: Sequence[str]) -> Mapping[str, str]:
+    """Return those of the ids that tasks have here, with the upstream of each."""
+    chosen = sa.select(tasks.c.id, tasks.c.upstream).where(tasks.c.id.in_(task_ids))
+    return {row.id: row.upstream for row in conn.execute(chosen)}
 
 
 def page_owned(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.config import UpstreamConfig
-from gateway.domain.attempts import NO_MARKERS, Markers
+from gateway.domain.attempts import NO_MARKERS, ListedTask, Markers
 from gateway.domain.markers import apply_markers
 from gateway.domain.requests import NormalizedRequest
 from gateway.domain.tasks import JsonObject, Observation
@@ -24,7 +24,7 @@ from gateway.ports import Clock, ListedPage, Submission
 from gateway.upstreams.answers import Answer, encode_json
 from gateway.upstreams.client import CallRecord, Operation, Outcome, UpstreamClient
 from gateway.upstreams.faults import find_error, read_fault, says_task_gone
-from gateway.upstreams.listing import read_page
+from gateway.upstreams.listing import read_listed, read_page
 from gateway.upstreams.pacing import Pacer
 from gateway.upstreams.reading import read_items, read_object, read_submission
 
@@ -109,18 +109,25 @@ class HttpUpstream:
             return read_submission(answer, definite_5xx=self._config.definite_5xx)
 
     async def observe(self, credential: str, upstream_task_id: str) -> Observation | None:
+        found = await self.find_task(credential, upstream_task_id)
+        return None if found is None else found.observation
+
+    async def find_task(self, credential: str, upstream_task_id: str) -> ListedTask | None:
         await _wait_turn(self._gets, credential)
         with self._recorded(Operation.GET):
             answer = await self._client.get(credential, upstream_task_id)
             if says_task_gone(answer):
                 return None
-            found_id, observation = self._dialect.read_task(read_object(answer), [upstream_task_id])
+            shown = read_object(answer)
+            found_id, observation = self._dialect.read_task(shown, [upstream_task_id])
             if not observation.status and find_error(answer) is not None:
                 raise UpstreamUnavailable("The upstream answered a read with an error.")
         # Another task's state, from a confused cache, is no news of this one. The number of a row,
         # where ids are no numbers, names no task at all.
         is_of_row = found_id.isdigit() and not upstream_task_id.isdigit()
-        return observation if is_of_row or found_id in {upstream_task_id, ""} else _NO_NEWS
+        if is_of_row or found_id in {upstream_task_id, ""}:
+            return read_listed(self._dialect.unwrap_task(shown), upstream_task_id, observation)
+        return ListedTask(upstream_task_id, created_at_ms=None, observation=_NO_NEWS)
 
     async def observe_many(
         self, credential: str, upstream_task_ids: Sequence[str]

@@ -24,7 +24,7 @@ _TOTAL_MAX: Final = 2**53
 _MODEL_CHARS_MAX: Final = 200
 _WORD_CHARS_MAX: Final = 32
 # A date in milliseconds is beyond it, and is taken for none.
-_CREATED_AT_S_MAX: Final = 10**11
+_DATE_S_MAX: Final = 10**11
 _STAMP: Final = re.compile(r"cgt-([0-9]{14})-")
 # Of ids, on both of the vendor's clouds.
 _STAMP_AHEAD: Final = timedelta(hours=8)
@@ -67,13 +67,14 @@ def read_listed(task: JsonObject, upstream_task_id: str, observation: Observatio
         ratio=_read_word(task.get("ratio"), _WORD_CHARS_MAX),
         duration_s=_read_whole(task.get("duration"), 1, _DURATION_S_MAX),
         observation=observation,
+        updated_at_ms=_read_date_ms(task, "updated_at"),
     )
 
 
 def _read_created_at_ms(task: JsonObject, upstream_task_id: str) -> int | None:
-    created_at_s = _read_whole(task.get("created_at"), 1, _CREATED_AT_S_MAX)
-    if created_at_s is not None:
-        return created_at_s * 1000
+    dated_at_ms = _read_date_ms(task, "created_at")
+    if dated_at_ms is not None:
+        return dated_at_ms
     match = _STAMP.match(upstream_task_id)
     if match is None:
         return None
@@ -83,6 +84,11 @@ def _read_created_at_ms(task: JsonObject, upstream_task_id: str) -> int | None:
         return None
     created_at_ms = int(stamp.timestamp()) * 1000
     return created_at_ms if created_at_ms > 0 else None
+
+
+def _read_date_ms(task: JsonObject, name: str) -> int | None:
+    at_s = _read_whole(task.get(name), 1, _DATE_S_MAX)
+    return None if at_s is None else at_s * 1000
 
 
 def _read_whole(value: object, least: int, most: int) -> int | None:

@@ -20,6 +20,7 @@ from gateway.ports import Change, ChangeKind, Database
 from gateway.storage import audit, keys, postgres, projects, schema, tasks
 from gateway.storage.changes import CHANNEL, parse
 from gateway.storage.postgres import RERUNS_MAX, open_postgres
+from gateway.storage.snapshots import snapshot
 from tests.contract.conftest import Place
 from tests.contract.test_database import count_events, watched
 from tests.support.stored import a_key, a_project, a_task, an_event, moved
@@ -119,6 +120,21 @@ async def test_survives_a_restart_of_the_server_between_calls(server: Database) 
     await asyncio.gather(*(server.write(add_event, number) for number in range(20, 40)))
 
     assert await server.read(count_events) == 40
+
+
+async def test_survives_a_restart_of_the_server_within_a_snapshot(server: Database) -> None:
+    await server.write(add_event, 1)
+    seen: list[int] = []
+
+    def count_cut_off_once(conn: sa.Connection) -> int:
+        with snapshot(conn):
+            seen.append(count_events(conn))
+            if len(seen) == 1:
+                conn.execute(sa.select(sa.func.pg_terminate_backend(sa.func.pg_backend_pid())))
+            return count_events(conn)
+
+    assert await server.read(count_cut_off_once) == 1
+    assert seen == [1, 1]
 
 
 async def test_a_slow_statement_is_stopped(postgres_place: Place) -> None:

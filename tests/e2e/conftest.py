@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.books import find_differences_below
 from tests.support.captured import Captured
 from tests.support.gateway import Gateway, run_gateway
 
@@ -27,6 +28,18 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, captured: Captured) -> Ite
     """A gateway with its sandbox, shared: submit to it, but don't change how it works."""
     with run_gateway(tmp_path_factory.mktemp("gateway"), captured) as gateway:
         yield gateway
+
+
+@pytest.fixture(autouse=True)
+def _shared_books_add_up(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test that used the shared gateway, its books add up, while it runs."""
+    shared: Gateway | None = None
+    if "gateway" in request.fixturenames:
+        shared = request.getfixturevalue("gateway")
+    yield
+    if shared is not None:
+        differences = find_differences_below(shared.data_dir)
+        assert not differences, "\n".join(differences)
 
 
 @pytest.fixture

@@ -42,7 +42,12 @@ _PUBLISHED_URLS: Final = {
     "Sandbox": "http://127.0.0.1:8081",
 }
 _LAST_SAID: Final = "Key"
-_LAST_SAID_LIVE: Final = "Metrics"
+_LAST_SAID_BY: Final = (
+    (re.compile(r"seedance-gateway sandbox\b"), "Sandbox"),
+    (re.compile(r"seedance-gateway serve\b(?!.*--sandbox)"), "Metrics"),
+)
+"""What servers say last that have no key to tell."""
+_ON_FREE_PORTS: Final = re.compile(r"(seedance-gateway (?:sandbox|serve))\b")
 _STATE: Final = ".variables"
 _SCRIPT: Final = f"set -a; if [ -f {_STATE} ]; then . ./{_STATE}; fi\n{{}}\nexport -p > {_STATE}\n"
 _STOP_S_MAX: Final = 30.0
@@ -106,6 +111,7 @@ class Shell:
         code = block.code
         for published, url in self.urls.items():
             code = code.replace(published, url)
+        code = _ON_FREE_PORTS.sub(r"\1 --port 0", code)
         log_path = self.captured.new_path("document.stderr.log")
         with log_path.open("w") as log:
             process = subprocess.Popen(
@@ -119,7 +125,7 @@ class Shell:
                 start_new_session=True,
             )
         self.servers.append(process)
-        printed = self._read(process, _LAST_SAID_LIVE if block.is_live else _LAST_SAID)
+        printed = self._read(process, _find_last_said(block.code))
         if process.poll() is not None:
             problem = log_path.read_text()[-2000:]
             assert process.returncode == 0, f"{block.place}: {code}{printed}{problem}"
@@ -144,6 +150,11 @@ class Shell:
                 return printed
         process.wait()
         return printed
+
+
+def _find_last_said(code: str) -> str:
+    found = (word for pattern, word in _LAST_SAID_BY if pattern.search(code))
+    return next(found, _LAST_SAID)
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

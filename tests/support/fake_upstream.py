@@ -122,6 +122,14 @@ class FakeUpstream:
             raise self.read_error
         return self.shown.get(upstream_task_id)
 
+    async def find_task(self, credential: str, upstream_task_id: str) -> ListedTask | None:
+        observation = await self.observe(credential, upstream_task_id)
+        if observation is None:
+            return None
+        unlisted = ListedTask(upstream_task_id, created_at_ms=None)
+        found = (task for task in self.listed if task.upstream_task_id == upstream_task_id)
+        return self._as_it_is(next(found, unlisted))
+
     async def observe_many(
         self, credential: str, upstream_task_ids: Sequence[str]
     ) -> Mapping[str, Observation]:

@@ -1,6 +1,6 @@
 """Programs that some tests need: installed on machines that are there for tests, else missed.
 
-A test that misses one is skipped, and says so. As root, CI=true or TEST_INSTALL=1 allows to install.
+A test that misses one is skipped, and says so. As root, CI=true or TEST_INSTALL=1 lets it install.
 """
 
 import os

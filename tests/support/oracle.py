@@ -50,18 +50,22 @@ class Books:
 def read_books(path: Path) -> Books:
     """Read everything that counts from a database file in one transaction."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as conn:
-        conn.row_factory = sqlite3.Row
         conn.execute("BEGIN")
-        entries = _read_table(conn, "ledger_entries")
-        return Books(
-            tasks=_read(conn, "SELECT * FROM tasks ORDER BY created_at_ms, id"),
-            transitions=_read(conn, "SELECT * FROM task_transitions ORDER BY task_id, version"),
-            reservations={row["task_id"]: row for row in _read_table(conn, "reservations")},
-            entries=entries,
-            balances={_balance_key(row): row for row in _read_table(conn, "balances")},
-            balances_due={_balance_key(row): row for row in _add_up(conn)} if entries else {},
-            orphans=[row["upstream_task_id"] for row in _read_table(conn, "orphans")],
-        )
+        return read_books_of(conn)
+
+
+def read_books_of(conn: sqlite3.Connection) -> Books:
+    """Read everything that counts from an open database."""
+    entries = read_table(conn, "ledger_entries")
+    return Books(
+        tasks=_read(conn, "SELECT * FROM tasks ORDER BY created_at_ms, id"),
+        transitions=_read(conn, "SELECT * FROM task_transitions ORDER BY task_id, version"),
+        reservations={row["task_id"]: row for row in read_table(conn, "reservations")},
+        entries=entries,
+        balances={_balance_key(row): row for row in read_table(conn, "balances")},
+        balances_due={_balance_key(row): row for row in _add_up(conn)} if entries else {},
+        orphans=[row["upstream_task_id"] for row in read_table(conn, "orphans")],
+    )
 
 
 def find_differences(
@@ -113,7 +117,8 @@ def find_wrong_entries(books: Books) -> Iterator[str]:
         if kinds != ["hold", *end]:
             yield f"{task_id}: entries {kinds}, outcome {reservation['outcome']}"
             continue
-        held = [entry["held_micros"] for entry in entries.values() if entry["held_micros"]]
+        in_order = [entries[step]["held_micros"] for step in sorted(entries)]
+        held = [amount for amount in in_order if amount]
         wanted = [reservation["hold_micros"], -reservation["hold_micros"]][: len(kinds)]
         if held != [amount for amount in wanted if amount]:
             yield f"{task_id}: entries hold {held}, the reservation {wanted}"
@@ -289,10 +294,12 @@ def _balance_key(row: Row) -> tuple[str, str, str, int]:
 
 
 def _read(conn: sqlite3.Connection, query: str) -> list[Row]:
-    return [dict(row) for row in conn.execute(query)]
+    cursor = conn.execute(query)
+    cursor.row_factory = sqlite3.Row
+    return [dict(row) for row in cursor]
 
 
-def _read_table(conn: sqlite3.Connection, name: str) -> list[Row]:
+def read_table(conn: sqlite3.Connection, name: str) -> list[Row]:
     """Return a table's rows; none if the file is older than the table."""
     is_there = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?"
     if conn.execute(is_there, [name]).fetchone() is None:

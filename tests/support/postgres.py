@@ -40,20 +40,23 @@ class PostgresServer:
     """A running cluster. Every connection is trusted, whatever its password."""
 
     folder: Path
+    binaries: Path
 
     def url(self, database: str) -> str:
         return f"postgresql://{_SERVER_USER}:secret@/{database}?host={self.folder}"
 
+    def restart(self) -> None:
+        """End the server's processes at once, whatever they do, and start it again."""
+        _run(
+            self.binaries / "pg_ctl",
+            *("-D", str(self.folder / "data"), "restart", "--wait", "--mode", "immediate"),
+            *("--log", str(self.folder / "log")),
+        )
+
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    binaries = _find_binaries()
-    if binaries is None and may_install():
-        install("postgresql")
-        binaries = _find_binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL is not installed (as root, TEST_INSTALL=1 installs it)")
-    with _running_cluster(binaries) as server:
+    with running_cluster() as server:
         yield server
 
 
@@ -93,11 +96,22 @@ def _find_binaries() -> Path | None:
 
 
 @contextmanager
-def _running_cluster(binaries: Path) -> Iterator[PostgresServer]:
+def running_cluster(*, synchronous_commit: str = "off") -> Iterator[PostgresServer]:
+    """Run a cluster until the block is left. With `synchronous_commit` it may be restarted."""
+    binaries = _find_binaries()
+    if binaries is None and may_install():
+        install("postgresql")
+        binaries = _find_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed (as root, TEST_INSTALL=1 installs it)")
     # Not below TMPDIR: the server's user must get there, and a socket's path must be short.
     folder = Path(tempfile.mkdtemp(prefix="gateway-pg-", dir="/tmp"))
     data, log = folder / "data", folder / "log"
-    settings = {"unix_socket_directories": str(folder), **_SETTINGS}
+    settings = {
+        "unix_socket_directories": str(folder),
+        **_SETTINGS,
+        "synchronous_commit": synchronous_commit,
+    }
     options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
     start = ["start", "--wait", "--log", str(log), "--options", options]
     try:
@@ -106,7 +120,7 @@ def _running_cluster(binaries: Path) -> Iterator[PostgresServer]:
         _run(binaries / "initdb", "-D", str(data), "-U", _SERVER_USER, *_INITDB_OPTIONS)
         _run(binaries / "pg_ctl", "-D", str(data), *start)
         try:
-            yield PostgresServer(folder)
+            yield PostgresServer(folder, binaries)
         finally:
             _run(binaries / "pg_ctl", "-D", str(data), "stop", "--wait", "--mode", "immediate")
     finally:

@@ -17,9 +17,9 @@ BESIDE_IT: Final[Mapping[str, str]] = {"GATEWAY_OBSERVER__TIME_SCALE": str(TIME_
 
 
 @contextmanager
-def run_sandbox_program(data_dir: Path, captured: Captured) -> Iterator[str]:
+def run_sandbox_program(data_dir: Path, captured: Captured, *arguments: str) -> Iterator[str]:
     """Run the simulated upstream on a free port until the block is left; give its URL."""
-    command = [*PROGRAM, "sandbox", "--port", "0", "--time-scale", str(TIME_SCALE)]
+    command = [*PROGRAM, "sandbox", "--port", "0", "--time-scale", str(TIME_SCALE), *arguments]
     with (
         captured.new_path("sandbox.stderr.log").open("wb") as log,
         subprocess.Popen(

@@ -116,25 +116,30 @@ def allow_tracing() -> None:
 
 def list_points(record: Path) -> list[Injection]:
     """Return every kill worth trying of the flow that was recorded, kind by kind."""
+    most = _count_most(record)
+    return [Injection(call, number) for call in CALLS for number in range(1, most[call] + 1)]
+
+
+def count_of(record: Path, call: str, *, before: str | None = None) -> int:
+    """Return how many such calls the busiest thread made: in all, or before anyone's first other.
+
+    `before` is the other kind.
+    """
+    return _count_most(record, before)[call]
+
+
+def _count_most(record: Path, before: str | None = None) -> Counter[str]:
+    """Return how many calls of each kind the thread made that made most of them."""
     counts: Counter[tuple[str, str]] = Counter()
     for line in record.read_text().splitlines():
         if entered := _ENTERED.match(line):
+            if entered[2] == before:
+                break
             counts[entered[1], entered[2]] += 1
     most: Counter[str] = Counter()
     for (_thread, call), count in counts.items():
         most[call] = max(most[call], count)
-    return [Injection(call, number) for call in CALLS for number in range(1, most[call] + 1)]
-
-
-def count_before(record: Path, call: str, mark: str) -> int:
-    """Return how many such calls the busiest thread made before anyone's first `mark`."""
-    counts: Counter[str] = Counter()
-    for line in record.read_text().splitlines():
-        if entered := _ENTERED.match(line):
-            if entered[2] == mark:
-                break
-            counts[entered[1]] += entered[2] == call
-    return max(counts.values())
+    return most
 
 
 def _is_traced(pid: int, tracer: subprocess.Popen[bytes]) -> bool:

@@ -13,6 +13,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LOGGING_METHODS = {"debug", "info", "warning", "error", "exception", "log", "write"}
 FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 60
+MONEY = ("auditing", "balances", "billing", "money", "prices", "quotes", "usage")
+"""Modules of the domain that count money, which is whole numbers and nothing else."""
 SOURCES = sorted(
     path
     for folder in ("gateway", "tests", "scripts")
@@ -58,6 +60,16 @@ def logged_events() -> set[str]:
 
 def test_every_log_event_is_declared_and_every_declared_one_is_logged() -> None:
     assert logged_events() == EVENTS
+
+
+@pytest.mark.parametrize("name", MONEY)
+def test_no_money_is_ever_a_float(name: str) -> None:
+    tree = ast.parse((REPOSITORY / "gateway" / "domain" / f"{name}.py").read_text())
+
+    for node in ast.walk(tree):
+        assert not isinstance(node, ast.Div), "the quotient of two whole numbers may be none"
+        assert not (isinstance(node, ast.Constant) and isinstance(node.value, float))
+        assert not (isinstance(node, ast.Name) and node.id in {"float", "round"})
 
 
 def test_only_the_client_modules_import_httpx() -> None:

@@ -2,7 +2,7 @@ import io
 import json
 import re
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,15 @@ def test_secrets_are_masked_even_if_somebody_logs_them() -> None:
     assert "Ab1Ab1" not in line
     assert "abc.def" not in line
     assert "SECRET" not in line
+
+
+def test_whoever_logs_does_not_fail_for_a_full_disk() -> None:
+    with Path("/dev/full").open("w") as full:
+        log = open_logger("info", "json", full)
+        log.info("task.state_changed", task_id="a")
+        log.error("http.request_failed", exc_info=ValueError())
+        with suppress(OSError):  # what the stream itself still holds
+            full.close()
 
 
 def test_long_texts_are_capped() -> None:

@@ -48,6 +48,7 @@ async def test_a_task_is_submitted_read_listed_and_deleted(
     assert queued.json()["status"] == "queued"
     task = succeeded.json()
     fields = ["id", "model", "status", "content", "usage", "created_at", "updated_at", "seed"]
+    fields.append("gateway")
     assert list(task) == fields + ([] if is_ark else ["message", "request"])
     assert task["model"] == MODEL
     assert task["created_at"] == 1_795_330_862

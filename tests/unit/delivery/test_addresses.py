@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.delivery.addresses import (
+    LOOKUPS_MAX,
     AddressRules,
     Endpoint,
     ThreadedResolver,
@@ -311,7 +312,7 @@ async def test_the_system_resolver_finds_names_and_tells_of_unknown_ones() -> No
     resolve = ThreadedResolver()
 
     assert set(await resolve("localhost", 80)) <= {"127.0.0.1", "::1"}
-    with pytest.raises(OSError, match="not known|resolution"):
+    with pytest.raises(OSError, match=r"not known|resolution"):
         await resolve("no-such-host.invalid", 80)
     with pytest.raises(ValueError, match="label"):
         await resolve("a" * 64 + "\xff", 80)
@@ -331,14 +332,16 @@ async def test_hanging_look_ups_are_few_and_left_behind(monkeypatch: pytest.Monk
     resolve = ThreadedResolver()
     try:
         async with asyncio.TaskGroup() as group:
-            waiting = [group.create_task(resolve(f"{n}.example", 80)) for n in range(20)]
-            await eventually(lambda: len(hosts) == 16)
-            for task in waiting[:16]:
+            waiting = [
+                group.create_task(resolve(f"{n}.example", 80)) for n in range(LOOKUPS_MAX + 4)
+            ]
+            await eventually(lambda: len(hosts) == LOOKUPS_MAX)
+            for task in waiting[:LOOKUPS_MAX]:
                 task.cancel()
-            await asyncio.wait(waiting[:16])
-            assert len(hosts) == 16
+            await asyncio.wait(waiting[:LOOKUPS_MAX])
+            assert len(hosts) == LOOKUPS_MAX
             may_end.set()
-        assert len(hosts) == 20
-        assert [task.result() for task in waiting[16:]] == [[PUBLIC]] * 4
+        assert len(hosts) == LOOKUPS_MAX + 4
+        assert [task.result() for task in waiting[LOOKUPS_MAX:]] == [[PUBLIC]] * 4
     finally:
         may_end.set()

@@ -8,12 +8,17 @@ from hypothesis import strategies as st
 
 from gateway.domain.callbacks import (
     BODY_BYTES_MAX,
+    NO_CLAIM,
+    Claim,
+    Hint,
     callback_path,
     hash_token,
     is_token,
+    judge,
     make_token,
     read_claim,
 )
+from gateway.domain.tasks import TERMINAL, Route, Task, TaskId, TaskState
 from gateway.ids import is_upstream_task_id
 
 
@@ -57,7 +62,13 @@ def test_only_the_hash_of_a_token_is_stored() -> None:
     ],
 )
 def test_the_claimed_id_is_read(body: bytes) -> None:
-    assert read_claim(body) == "cgt-20260101-abcde"
+    assert read_claim(body).upstream_task_id == "cgt-20260101-abcde"
+
+
+def test_the_claimed_status_is_read_too() -> None:
+    assert read_claim(b'{"id":"up-1","status":"running"}') == Claim("up-1", "running")
+    assert read_claim(b'{"id":7,"status":["running"]}') == NO_CLAIM
+    assert read_claim(b'{"status":"failed"}') == Claim(None, "failed")
 
 
 @pytest.mark.parametrize(
@@ -89,11 +100,50 @@ def test_the_claimed_id_is_read(body: bytes) -> None:
     ],
 )
 def test_from_any_other_body_nothing_is_taken(body: bytes) -> None:
-    assert read_claim(body) is None
+    assert read_claim(body) == NO_CLAIM
 
 
 @given(st.binary(max_size=200) | st.from_type(dict[str, str]).map(lambda v: json.dumps(v).encode()))
 def test_whatever_comes_is_no_claim_or_an_id_that_fits_into_a_path(body: bytes) -> None:
-    claim = read_claim(body)
+    claimed_id = read_claim(body).upstream_task_id
 
-    assert claim is None or is_upstream_task_id(claim)
+    assert claimed_id is None or is_upstream_task_id(claimed_id)
+
+
+def a_task(state: TaskState) -> Task:
+    return Task(
+        id=TaskId("cgt-20261122150102-" + "a" * 20),
+        project_id="proj_1",
+        key_id="key_1",
+        model="seedance",
+        family="seedance",
+        route=Route("fake", "default", "seedance"),
+        state=state,
+        version=1,
+        created_at_ms=1,
+        updated_at_ms=1,
+        submit_deadline_at_ms=2,
+        expires_at_ms=3,
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "claim", "hint"),
+    [
+        ("reserved", Claim("up-1", "queued"), Hint.EARLY),
+        ("reserved", NO_CLAIM, Hint.EARLY),
+        ("unknown", Claim("up-1", "running"), Hint.CLAIM),
+        ("unknown", Claim(None, "running"), Hint.NO_NEWS),
+        ("queued", Claim("up-1", "queued"), Hint.NO_NEWS),
+        ("queued", Claim("up-1", "running"), Hint.NEWS),
+        ("queued", Claim("up-1", "expired"), Hint.NEWS),
+        ("running", Claim("up-1", "queued"), Hint.NO_NEWS),
+        ("running", Claim("up-1", "running"), Hint.NO_NEWS),
+        ("running", Claim("another", "succeeded"), Hint.NEWS),
+        ("running", Claim("up-1", "a new word"), Hint.NEWS),
+        ("running", NO_CLAIM, Hint.NEWS),
+        *((state.value, Claim("up-1", "succeeded"), Hint.LATE) for state in sorted(TERMINAL)),
+    ],
+)
+def test_a_callback_is_good_for_a_look_at_most(state: str, claim: Claim, hint: Hint) -> None:
+    assert judge(a_task(TaskState(state)), claim) is hint

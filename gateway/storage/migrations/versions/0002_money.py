@@ -13,6 +13,7 @@ _INT64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 def upgrade() -> None:
     op.add_column("tasks", sa.Column("bill", sa.Text))
+    op.add_column("tasks", sa.Column("called_back_at_ms", _INT64))
     _create_attempts()
     _create_idempotency_keys()
     _create_reservations()
@@ -37,6 +38,7 @@ def _create_attempts() -> None:
         sa.Column("shape", sa.Text, nullable=False),
         sa.Column("markers", sa.Text, nullable=False),
         sa.Column("callback_token", sa.Text),
+        sa.Column("claimed_task_id", sa.Text),
         sa.Column("callback_url", sa.Text),
         sa.Column("has_client_left", _INT64, nullable=False),
         sa.Column("is_answered", _INT64, nullable=False),
@@ -48,6 +50,9 @@ def _create_attempts() -> None:
         sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("attempts_task_id_fkey")),
         sa.UniqueConstraint("callback_token", name=op.f("attempts_callback_token_key")),
         sqlite_strict=True,
+    )
+    _create_partial_index(
+        "attempts_claims_idx", "attempts", ["task_id"], "claimed_task_id IS NOT NULL"
     )
     _create_partial_index(
         "attempts_joinable_idx", "attempts", ["key_id", "fingerprint"], "is_answered = 0"
@@ -237,8 +242,8 @@ def _create_notifications() -> None:
         sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("notifications_task_id_fkey")),
         sa.CheckConstraint("kind IN ('callback', 'usage')", name=op.f("notifications_kind_check")),
         sa.CheckConstraint(
-            "(state = 'pending') = (next_attempt_at_ms IS NOT NULL) AND "
-            "(state = 'pending') = (ended_at_ms IS NULL)",
+            "(state = 'pending') = (next_attempt_at_ms IS NOT NULL) AND (state = 'pending') ="
+            " (ended_at_ms IS NULL)",
             name=op.f("notifications_progress_check"),
         ),
         sa.CheckConstraint(

@@ -1,0 +1,229 @@
+"""Orphans: upstream tasks that no open submission can have.
+
+One that came of a task which was given up is late: nobody is charged for it, and what the upstream
+bills is the organization's loss. One of nobody's is recorded only where it must be the gateway's;
+else it is counted as foreign. None is cancelled by itself, and none reopens a task.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from gateway.domain.attempts import ListedTask
+from gateway.domain.billing import EntryKind, Evidence, EvidenceKind
+from gateway.domain.likeness import is_marked
+from gateway.domain.markers import find_safety_marker, is_marked_expiry
+from gateway.domain.quotes import settled_usage
+from gateway.domain.reconciling import Orphan
+from gateway.domain.tasks import Event, Task, event_of
+from gateway.ports import Runtime, Upstream
+from gateway.services.judging import Judged
+from gateway.storage import accounts, ledger, meta, orphans, tasks
+from gateway.storage.accounts import Claimant
+from gateway.storage.meta import AccountFact
+from gateway.storage.orphans import StoredOrphan
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_STATUS_CHARS_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """What was written of an orphan."""
+
+    is_new: bool
+    task_id: str | None
+    loss_micros: int | None = None
+    currency: str = ""
+
+
+async def record_orphans(
+    runtime: Runtime,
+    upstream: Upstream,
+    credential: str,
+    judged: Judged,
+    lost_since_ms: int | None = None,
+) -> tuple[int, int]:
+    """Record the orphans that a list shows; return how many are new, and how many are foreign.
+
+    After a restore, tasks of nobody's that were made since `lost_since_ms` are taken for the
+    gateway's.
+    """
+    new_count = foreign_count = 0
+    listed = {task.upstream_task_id: task for task in judged.seen.items}
+    for known_id, stored in judged.orphans.items():
+        await _note(runtime, stored, listed[known_id], ())
+    siblings = await _list_siblings(runtime, upstream, credential, judged)
+    for orphan in judged.verdict.orphans:
+        task = orphan.listed
+        if any(is_marked(each.sent, task) for each in siblings):
+            continue  # the other credential's own readings see to it
+        if not (orphan.task_ids or _is_ours(runtime, upstream.name, judged, task, lost_since_ms)):
+            foreign_count += 1
+            continue
+        found = StoredOrphan(
+            upstream.name,
+            credential,
+            task.upstream_task_id,
+            runtime.clock.now_ms(),
+            "",
+            task.created_at_ms,
+        )
+        new_count += await _note(runtime, found, task, orphan.task_ids)
+    return new_count, foreign_count
+
+
+async def record_late(runtime: Runtime, task: Task, listed: ListedTask) -> bool:
+    """Record what is known to have come of a task that was given up; return whether it is new."""
+    found = StoredOrphan(
+        task.route.upstream,
+        task.route.credential,
+        listed.upstream_task_id,
+        runtime.clock.now_ms(),
+        "",
+        listed.created_at_ms,
+        task.id,
+    )
+    return await _note(runtime, found, listed, ())
+
+
+async def note_shared(
+    runtime: Runtime, upstream: str, credential: str, judged: Judged, *, is_audit: bool
+) -> None:
+    """Note, loudly, that an account which is configured to be ours alone is not.
+
+    From then on no task is adopted only because nobody else can have made it.
+    """
+    if not runtime.config.upstream(upstream).markers.exclusion:
+        return
+    verdict, policy = judged.verdict, judged.policy
+    is_still_shared = is_audit and any(
+        _is_stranger(each, policy.dedicated_since_ms) for each in verdict.orphans
+    )
+    if not (verdict.is_shared or is_still_shared):
+        return
+    now_ms = runtime.clock.now_ms()
+    await runtime.db.write(
+        meta.note_of_account, upstream, credential, AccountFact.SHARED_AT_MS, str(now_ms)
+    )
+    runtime.log.error(
+        "reconciler.list_shared",
+        upstream=upstream,
+        credential=credential,
+        reason="The account has tasks of others: markers.exclusion is off until its list has none.",
+    )
+
+
+def _is_stranger(orphan: Orphan, since_ms: int) -> bool:
+    created_at_ms = orphan.listed.created_at_ms
+    return not orphan.task_ids and created_at_ms is not None and created_at_ms >= since_ms
+
+
+def _is_ours(
+    runtime: Runtime, upstream: str, judged: Judged, task: ListedTask, lost_since_ms: int | None
+) -> bool:
+    """Whether a task that belongs to none here must be the gateway's all the same."""
+    if lost_since_ms is not None and (
+        task.created_at_ms is None or task.created_at_ms >= lost_since_ms - judged.policy.skew_ms
+    ):
+        return True
+    markers = runtime.config.upstream(upstream).markers
+    return (
+        judged.policy.exclusion
+        or find_safety_marker(task.safety_identifier) is not None
+        or (markers.expires_after and is_marked_expiry(task.expires_after_s))
+    )
+
+
+async def _list_siblings(
+    runtime: Runtime, upstream: Upstream, credential: str, judged: Judged
+) -> Sequence[Claimant]:
+    """Return what the upstream's other credentials have lost: they may be of the same account."""
+    found: list[Claimant] = []
+    if judged.verdict.orphans:
+        for other in upstream.credentials:
+            if other != credential:
+                found += await runtime.db.read(
+                    accounts.list_claimants,
+                    upstream.name,
+                    other,
+                    judged.seen.ended_at_ms - judged.policy.list_span_ms,
+                )
+    return found
+
+
+async def _note(
+    runtime: Runtime, orphan: StoredOrphan, task: ListedTask, candidates: Sequence[str]
+) -> bool:
+    """Write how an orphan stands, and what it costs once it is billed; return if it is new."""
+    status = task.status[:_STATUS_CHARS_MAX]
+    if status == orphan.status and event_of(status) is not Event.SUCCEEDED:
+        return False
+    noted = await runtime.db.write(
+        _write, replace(orphan, status=status), task, candidates, runtime.clock.now_ms()
+    )
+    if noted is None:
+        return False
+    if noted.is_new:
+        runtime.log.error(
+            "task.orphan_found",
+            task_id=noted.task_id,
+            upstream=orphan.upstream,
+            credential=orphan.credential,
+            upstream_task_id=orphan.upstream_task_id,
+            status=status,
+        )
+    if noted.loss_micros is not None:
+        runtime.log.error(
+            "ledger.loss_booked",
+            task_id=noted.task_id,
+            upstream=orphan.upstream,
+            upstream_task_id=orphan.upstream_task_id,
+            cost_micros=noted.loss_micros,
+            currency=noted.currency,
+        )
+    return noted.is_new
+
+
+def _write(
+    conn: "Connection",
+    orphan: StoredOrphan,
+    task: ListedTask,
+    candidates: Sequence[str],
+    at_ms: int,
+) -> _Noted | None:
+    """One transaction: the orphan's row and, once, its loss. None if a task has it meanwhile."""
+    if accounts.find_known(conn, orphan.upstream, [orphan.upstream_task_id]):
+        return None
+    task_id = orphan.task_id
+    if task_id is None and candidates:
+        # Of several that it may be of, one that has no orphan yet.
+        free = [each for each in candidates if not orphans.list_of_task(conn, each)]
+        task_id = (free or candidates)[0]
+    is_new = orphans.record(conn, replace(orphan, task_id=task_id))
+    booked = None
+    if task_id is not None and event_of(task.status) is Event.SUCCEEDED:
+        booked = _book_loss(conn, task_id, orphan, task, at_ms)
+    return _Noted(is_new, task_id, *(booked or ()))
+
+
+def _book_loss(
+    conn: "Connection", task_id: str, orphan: StoredOrphan, task: ListedTask, at_ms: int
+) -> tuple[int, str] | None:
+    """Book what the upstream bills for an orphan, unless its own task bears that, or may yet."""
+    stored, reservation = tasks.find(conn, task_id), ledger.find(conn, task_id)
+    if stored is None or reservation is None:
+        return None
+    is_twin = stored.task.upstream_task_id is not None
+    kinds = {entry.kind for entry in ledger.list_entries(conn, task_id)}
+    if not is_twin and EntryKind.RELEASE not in kinds:
+        return None  # charged for it already, or held until an operator decides
+    usage = settled_usage(task.observation.fields, reservation.held) or reservation.held
+    cost_micros = reservation.price.cost.amount(usage)
+    at = f"{orphan.upstream}: {orphan.upstream_task_id} is {task.status}"
+    evidence = Evidence(EvidenceKind.ENDED, at)
+    if not ledger.book_loss(conn, reservation, cost_micros, evidence, at_ms):
+        return None
+    return cost_micros, reservation.price.cost_currency

@@ -1,0 +1,72 @@
+"""Killed at any call, the gateway recovers by itself: nothing lost, nothing twice, books right."""
+
+import pytest
+
+from tests.chaos.bench import Bench
+from tests.chaos.sweep import OUTCOMES, Scene, Tally, choose_points, sweep
+from tests.support.strace import Injection
+
+SEED = 20261124
+SAMPLE_COUNT = 33
+FAULTY_SAMPLE_COUNT = 11
+POINTS_COUNT_MIN = 500
+FAILING_CALLS = ("pwrite64", "write", "fsync", "fdatasync", "ftruncate", "openat")
+FAULTS = (
+    ("error=EIO", False),
+    ("error=ENOSPC", True),
+    ("error=EIO", True),
+    ("error=ENOSPC", False),
+)
+
+Points = list[tuple[Scene, Injection]]
+
+
+def test_a_sample_of_kills_loses_nothing(bench: Bench, points: Points) -> None:
+    tally = sweep(bench, choose_points(points, SAMPLE_COUNT, SEED))
+
+    print_tally(tally)
+    assert tally.differences == []
+    assert sum(trial.was_hit for trial in tally.trials) >= SAMPLE_COUNT // 2
+
+
+def test_a_sample_of_failing_calls_loses_nothing(bench: Bench, points: Points) -> None:
+    tally = sweep(bench, choose_points(make_faulty(points), FAULTY_SAMPLE_COUNT, SEED))
+
+    print_tally(tally)
+    assert tally.differences == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+def test_a_kill_at_every_call_loses_nothing(bench: Bench, points: Points) -> None:
+    tally = sweep(bench, points)
+
+    print_tally(tally)
+    assert tally.differences == []
+    # Two runs of a flow don't make the same number of calls to the last one.
+    assert sum(trial.was_hit for trial in tally.trials) >= POINTS_COUNT_MIN
+    assert {trial.outcome for trial in tally.trials} == set(OUTCOMES)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+def test_a_disk_that_fails_at_any_call_loses_nothing(bench: Bench, points: Points) -> None:
+    tally = sweep(bench, make_faulty(points))
+
+    print_tally(tally)
+    assert tally.differences == []
+
+
+def make_faulty(points: Points) -> Points:
+    """Return the points at which a disk may fail, each with one fault, once or from then on."""
+    failing = [(scene, each) for scene, each in points if each.call in FAILING_CALLS]
+    return [
+        (scene, Injection(each.call, each.number, *FAULTS[number % len(FAULTS)]))
+        for number, (scene, each) in enumerate(failing)
+    ]
+
+
+def print_tally(tally: Tally) -> None:
+    print(f"\nseed {SEED}\n{tally.render()}")
+    for difference in tally.differences:
+        print(difference)

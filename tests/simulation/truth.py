@@ -1,0 +1,124 @@
+"""What is known of one run: the books by plain SQL, the world's own record, what clients saw.
+
+Nothing here shares code with what is judged by it.
+"""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from tests.simulation.clients import Clients
+from tests.simulation.gateway import Site
+from tests.simulation.world import Echo, Fate, Received, WorldTask
+
+TERMINAL: Final = ("succeeded", "failed", "cancelled", "expired", "rejected")
+DEFINITE_NO: Final = (Fate.REJECTED, Fate.THROTTLED, Fate.ACCOUNT)
+QUIET_MS: Final = 15 * 60_000
+SKEW_MS: Final = 60_000
+HORIZON_CODE: Final = "SubmissionOutcomeUnknown"
+
+
+@dataclass(slots=True)
+class Truth:
+    """The means to find out."""
+
+    site: Site
+    clients: Clients
+    loop_names: Sequence[str] = ()
+    """The loops that the gateway runs: what none of them does is not asked for."""
+
+    released_s: dict[str, float] = field(default_factory=dict)
+    """By attempt, when its hold was let go of."""
+    skews_ms: dict[str, int] = field(default_factory=dict)
+    """By attempt, how wrong the gateway's clock was when it was admitted."""
+    jumps_s: list[float] = field(default_factory=list)
+    """When the gateway's clock jumped."""
+
+    @property
+    def resolves_unknown(self) -> bool:
+        return any("reconcile" in name for name in self.loop_names)
+
+    @property
+    def delivers(self) -> bool:
+        return any("deliver" in name or "webhook" in name for name in self.loop_names)
+
+    @property
+    def moving_states(self) -> Sequence[str]:
+        """The states in which no task may stay."""
+        return ["reserved", "queued", "running"] + ["unknown"] * self.resolves_unknown
+
+    def row(self, query: str, *values: object) -> sqlite3.Row | None:
+        rows = self.rows(query, *values)
+        return rows[0] if rows else None
+
+    def rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+        cursor = self.site.store.driver.execute(query, values)
+        cursor.row_factory = sqlite3.Row
+        return cursor.fetchall()
+
+    def now_s(self) -> float:
+        return self.site.loop.time()
+
+    def received_for(self, attempt_id: str | None) -> list[Received]:
+        """Return the paid POSTs of an attempt, in order."""
+        return [each for each in self.site.world.received if each.attempt_id == attempt_id]
+
+    def received_of(self, prompt: str) -> list[Received]:
+        """Return the paid POSTs for a prompt, in order."""
+        return [each for each in self.site.world.received if each.prompt == prompt]
+
+    def fate_of(self, task: WorldTask) -> Fate | None:
+        found = self.received_for(task.attempt_id)
+        return found[-1].fate if found else None
+
+    def made_for(self, attempt_id: str) -> list[WorldTask]:
+        return [each for each in self.site.world.own_tasks() if each.attempt_id == attempt_id]
+
+    def is_late(self, task: WorldTask) -> bool:
+        """Whether a task was made so late that its absence was rightly taken for proved by then."""
+        released_s = self.released_s.get(task.attempt_id or "")
+        is_after = released_s is not None and task.created_s > released_s
+        return is_after and self.fate_of(task) is Fate.VERY_LATE
+
+    def is_misdated(self, attempt_id: str | None) -> bool:
+        """Whether an attempt was sent while the clock was more wrong than windows in time bear."""
+        return abs(self.skews_ms.get(attempt_id or "", 0)) > SKEW_MS
+
+    def is_given_up(self, task: WorldTask) -> bool:
+        """Whether nothing could tell that a task came of its attempt, and the wait is over.
+
+        Not promised: to tell a task that was made long after its absence was proved, and carries
+        nothing of ours, from those of other software on the account; or one whose attempt nothing
+        has explained, by list or callback, until its horizon, which is alarmed and booked.
+        """
+        if self.is_late(task) and not self.is_recognizable(task):
+            return True
+        row = self.row("SELECT state, error FROM tasks WHERE id = ?", task.attempt_id)
+        is_over = row is not None and row["state"] == "failed" and HORIZON_CODE in row["error"]
+        return is_over and (self.is_misdated(task.attempt_id) or not self.is_recognizable(task))
+
+    def is_recognizable(self, task: WorldTask) -> bool:
+        """Whether the list shows, sooner or later, that a task can only be the gateway's."""
+        settings, weather = self.site.settings, self.site.world.weather
+        if settings.is_exclusive and not weather.foreign_count and self._has_control():
+            return True
+        row = self.row("SELECT markers FROM attempts WHERE task_id = ?", task.attempt_id)
+        markers = {} if row is None else json.loads(row["markers"])
+        is_marked = any(markers.get(name) is not None for name in ("seed", "safety_identifier"))
+        return is_marked and task.is_shown_whole and weather.echo is not Echo.NEVER
+
+    def _has_control(self) -> bool:
+        """Whether a list can be known by a task of ours to be whole and well dated."""
+        accepted = self.rows("SELECT id FROM tasks WHERE upstream_task_id IS NOT NULL")
+        return any(not self.is_misdated(row["id"]) for row in accepted)
+
+    def is_found(self, task: WorldTask) -> bool:
+        """Whether the books know the task: by a row, as an orphan, or as still to be found."""
+        if self.row("SELECT 1 FROM tasks WHERE upstream_task_id = ?", task.id) is not None:
+            return True
+        if self.row("SELECT 1 FROM orphans WHERE upstream_task_id = ?", task.id) is not None:
+            return True
+        row = self.row("SELECT state FROM tasks WHERE id = ?", task.attempt_id)
+        return not self.resolves_unknown and row is not None and row["state"] == "unknown"
