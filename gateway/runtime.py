@@ -35,7 +35,18 @@ from gateway.observability.logging import Logger, open_logger
 from gateway.observability.metrics import Histogram, Metrics
 from gateway.packaged import find_data_file
 from gateway.places import Places
-from gateway.ports import AuditState, Clock, Database, Lifecycle, P, Query, Runtime, T, Upstream
+from gateway.ports import (
+    AuditState,
+    Clock,
+    Database,
+    Journal,
+    Lifecycle,
+    P,
+    Query,
+    Runtime,
+    T,
+    Upstream,
+)
 from gateway.status_cache import StatusCache
 from gateway.upstreams.client import CallRecord
 from gateway.upstreams.registry import open_upstream
@@ -64,25 +75,21 @@ async def open_runtime(
 ) -> AsyncIterator[Runtime]:
     """Open everything `config` asks for; close it in reverse order.
 
-    On leaving, work in the background (submits in progress) is waited for. Commands that only use
-    the store pass `connects_upstreams=False` and need no credentials; those that only use what is
-    there pass `creates=False`; those that neither make nor check keys pass `checks_keys=False`,
-    and get an empty pepper.
+    On leaving, work in the background (submits in progress) is waited for. Commands that use the
+    store alone pass `connects_upstreams=False` and need no credentials; those that use what is
+    there, `creates=False`; those that neither make nor check keys, `checks_keys=False`.
 
     Raises: ConfigurationError for a missing credential, extra, pepper, migration or data folder.
     """
     clock, metrics, catalog = clock or SystemClock(), Metrics(), open_catalog(config)
-    prices = open_prices(config, catalog)
     async with AsyncExitStack() as stack:
-        database = MeasuredDatabase(
-            await _open_database(config, creates=creates), clock, metrics.db_duration
-        )
-        stack.push_async_callback(database.close)
+        opened = await _open_database(config, creates=creates)
+        stack.push_async_callback(opened.close)
+        database = MeasuredDatabase(opened, clock, metrics.db_duration)
         pepper = await open_pepper(config, database, clock.now_ms()) if checks_keys else b""
         chosen = config.upstreams if connects_upstreams else ()
         upstreams = await stack.enter_async_context(open_upstreams(chosen, environ, clock, metrics))
-        journal = await open_journal(config.data_dir)
-        stack.push_async_callback(journal.close)
+        journal = await stack.enter_async_context(_opened_journal(config.data_dir))
         background = await stack.enter_async_context(Background())
         chores = await stack.enter_async_context(Background())
         yield Runtime(
@@ -95,7 +102,7 @@ async def open_runtime(
             upstreams=upstreams,
             routing=make_routes(config),
             catalog=catalog,
-            prices=prices,
+            prices=open_prices(config, catalog),
             pepper=pepper,
             metrics=metrics,
             log=log or _open_log(config, environ),
@@ -312,6 +319,15 @@ def _open_log(config: Config, environ: Mapping[str, str]) -> Logger:
         config.telemetry.log_format,
         may_colour=not environ.get("NO_COLOR"),
     )
+
+
+@asynccontextmanager
+async def _opened_journal(folder: Path) -> AsyncIterator[Journal]:
+    journal = await open_journal(folder)
+    try:
+        yield journal
+    finally:
+        await journal.close()
 
 
 def _open_status_cache(status: StatusConfig) -> StatusCache:

@@ -115,7 +115,9 @@ def _report_tasks(common: Common, query: "UsageQuery", head: Mapping[str, str]) 
     # Nothing is printed before all is read: no report ends in the middle, and no slow reader of it
     # keeps a state of the database alive.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
-        spool = _Spool(file, query.basis, head["timezone"])
+        spool = _Spool(
+            file, query.basis, head["timezone"], measures=common.output is ReportFormat.TABLE
+        )
         currency = common.run(
             lambda runtime: usage.report_tasks(runtime, query, spool), checks_keys=False
         )
@@ -138,13 +140,15 @@ def _say_what(common: Common, head: Mapping[str, str]) -> None:
 class _Spool:
     """Keeps rows in a file, however many, until they are printed."""
 
-    def __init__(self, file: TextIO, basis: "Basis", timezone: str) -> None:
+    def __init__(self, file: TextIO, basis: "Basis", timezone: str, *, measures: bool) -> None:
         from zoneinfo import ZoneInfo
 
         from gateway.domain.usage import DayFinder
 
         self._file, self._basis, self._days = file, basis, DayFinder(ZoneInfo(timezone))
+        self._measures = measures
         self.widths: dict[str, int] = {}
+        """Of a table's columns, if they are measured."""
 
     def begin(self) -> None:
         """Forget what was added: a read may have to begin again."""
@@ -157,7 +161,8 @@ class _Spool:
 
         for each in rows:
             row = task_as_row(each, self._days.day_of(each.dated_ms(self._basis)))
-            widen(self.widths, row)
+            if self._measures:
+                widen(self.widths, row)
             self._file.write(json.dumps(row) + "\n")
 
 

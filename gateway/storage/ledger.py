@@ -147,6 +147,9 @@ def book_loss(
 
     It is the organization's loss: no budget bears it.
     """
+    # Its hold's row first: of two that book at once, the second one sees what the first has booked.
+    held = sa.select(reservations.c.task_id).where(reservations.c.task_id == reservation.task_id)
+    conn.execute(held.with_for_update())
     exists = conn.execute(
         sa.select(ledger_entries.c.task_id).where(
             ledger_entries.c.task_id == reservation.task_id,

@@ -1,5 +1,6 @@
 """Whoever may end a task, and however many at once: its hold is resolved exactly once."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,9 +9,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from gateway.storage import migrate
+from gateway.domain.billing import EntryKind, Evidence, EvidenceKind, settle
+from gateway.domain.tasks import Event, advance
+from gateway.services.moves import record_move, resolve_ended
+from gateway.services.submission import submit_task
+from gateway.storage import ledger, migrate
 from tests.contract.conftest import Place
-from tests.racing.race import Race, find_principals, open_gateway, run_race
+from tests.racing.race import Race, a_body, find_principals, open_gateway, run_race
 from tests.support.sums import find_wrong_sums
 
 ROUNDS = 50
@@ -96,3 +101,29 @@ async def test_eight_observers_a_callback_a_sweeper_a_cancel_settle_once(race: R
 @pytest.mark.timeout(1500)
 async def test_a_thousand_tasks_are_each_settled_once(race: Race) -> None:
     await run_settlements(replace(race, attempts_count=ROUNDS_LONG))
+
+
+async def test_two_resolutions_of_one_hold_that_meet_are_one(race: Race) -> None:
+    """The second of them is told that there is nothing left, and writes nothing."""
+    async with open_gateway(race, "one") as one, open_gateway(race, "other") as other:
+        principal = (await find_principals(one, race))[0]
+        task = (await submit_task(one, principal, a_body("missing"), "req")).task
+        failed = advance(task, Event.VANISHED, one.clock.now_ms())
+        ended = await record_move(one, task, failed, Event.VANISHED)
+        assert ended is not None
+        evidence = Evidence(EvidenceKind.OPERATOR, "somebody said so")
+        gateways = [one, other] * 4
+
+        resolved = await asyncio.gather(
+            *(resolve_ended(each, ended, evidence, is_charged=True) for each in gateways)
+        )
+
+        reservation = await one.db.read(ledger.find, task.id)
+        assert reservation is not None
+        resolution = settle(reservation.price, reservation.held, None, evidence)
+        again = await other.db.write(ledger.resolve, reservation, resolution, 1, tasks_count=0)
+        assert sum(each is not None for each in resolved) == 1
+        assert not again
+        kinds = [entry.kind for entry in await one.db.read(ledger.list_entries, task.id)]
+        assert kinds == [EntryKind.HOLD, EntryKind.SETTLE]
+        assert await one.db.read(find_wrong_sums) == []

@@ -3,16 +3,19 @@
 import asyncio
 import io
 import json
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from standardwebhooks import Webhook
 
+from gateway.cli.main import main
 from gateway.clock import SystemClock
 from gateway.config import Config
 from gateway.config_money import WebhooksConfig
@@ -24,8 +27,14 @@ from gateway.domain.webhooks import (
     Notification,
     NotificationKind,
     NotificationState,
+    generate_secret,
 )
-from gateway.errors import NotFound, StorageUnavailable, UpstreamRejected
+from gateway.errors import (
+    ConfigurationError,
+    NotFound,
+    StorageUnavailable,
+    UpstreamRejected,
+)
 from gateway.observability.logging import open_logger
 from gateway.ports import Change, Database, P, Query, Runtime, T
 from gateway.runtime import open_runtime, webhook_secrets
@@ -683,3 +692,106 @@ async def test_old_ends_are_forgotten_and_what_waits_is_kept_and_counted(
 
     (left,) = await outbox(runtime)
     assert left.state is NotificationState.PENDING
+
+
+async def run_cli(
+    config: Config, capsys: pytest.CaptureFixture[str], line: str
+) -> tuple[int, str, str]:
+    """Run a command, which has an event loop of its own, beside this one."""
+    capsys.readouterr()
+    arguments = [*line.split(), "--data-dir", str(config.data_dir)]
+    exit_code = await asyncio.to_thread(main, arguments)
+    captured = capsys.readouterr()
+    return exit_code, captured.out, captured.err
+
+
+async def test_an_operator_lists_and_redelivers_beside_a_running_server(
+    client: Client,
+    receiver: Receiver,
+    runtime: Runtime,
+    config: Config,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    receiver.answers = [answer(410), answer(204)]
+    task_id = await client.submit(receiver.url)
+    await client.show(task_id, SUCCEEDED)
+    await deliver(runtime)
+    await client.submit()
+
+    exit_code, out, _ = await run_cli(config, capsys, "webhooks list --format json")
+    newest, oldest = json.loads(out)
+    assert exit_code == 0
+    assert (newest["state"], newest["last_status"], newest["attempts"]) == ("delivered", 204, 1)
+    assert (oldest["state"], oldest["last_error"]) == ("dead", "gone")
+    assert oldest["task_id"] == task_id
+    assert oldest["url"] == f"http://127.0.0.1:{receiver.port}/hooks"
+    assert "canary-query" not in out
+
+    _, out, _ = await run_cli(config, capsys, "webhooks list --state dead --format json")
+    assert [row["id"] for row in json.loads(out)] == [oldest["id"]]
+    _, out, _ = await run_cli(config, capsys, "webhooks list --task cgt-none --format json")
+    assert json.loads(out) == []
+    _, out, _ = await run_cli(config, capsys, f"webhooks list --task {task_id} --limit 1")
+    assert [line.split()[0] for line in out.splitlines()] == ["ID", newest["id"]]
+
+    _, out, _ = await run_cli(config, capsys, f"webhooks redeliver {oldest['id']} --format json")
+    assert json.loads(out)["state"] == "pending"
+    assert await deliver(runtime) == 1
+    assert receiver.deliveries[-1].header("webhook-id") == oldest["id"]
+    exit_code, out, err = await run_cli(config, capsys, "webhooks redeliver msg_none")
+    assert (exit_code, out) == (1, "")
+    assert "no such notification" in err
+    _, out, _ = await run_cli(config, capsys, "webhooks redeliver --all-dead --format json")
+    assert json.loads(out) == {"redelivered": 0}
+
+
+async def test_the_secret_is_shown_to_who_asks_for_it_alone(
+    runtime: Runtime, config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = secret_of(runtime)
+
+    _, told, _ = await run_cli(config, capsys, "webhooks secret")
+    _, shown, _ = await run_cli(config, capsys, "webhooks secret --show")
+
+    assert "pepper" in told
+    assert secret not in told
+    assert shown == f"{secret}\n"
+
+
+async def test_there_is_no_secret_before_the_first_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = Config(data_dir=tmp_path / "nowhere")
+
+    exit_code, out, err = await run_cli(nowhere, capsys, "webhooks secret --show")
+
+    assert (exit_code, out) == (1, "")
+    assert "first start" in err
+
+
+async def test_configured_secrets_sign_the_newest_first(
+    open_again: OpenRuntime, upstream: FakeUpstream, clock: FakeClock, receiver: Receiver
+) -> None:
+    old, new = (generate_secret(random.Random(seed).randbytes) for seed in (1, 2))
+    async with open_again(secrets=(new, old)) as runtime:
+        client = await connect(runtime, upstream, clock)
+        await client.submit(receiver.url)
+        await deliver(runtime)
+
+    assert receiver.messages(old) == receiver.messages(new) != []
+
+
+async def test_every_start_signs_alike(open_again: OpenRuntime) -> None:
+    async with open_again() as runtime:
+        first = secret_of(runtime)
+    async with open_again() as runtime:
+        assert secret_of(runtime) == first
+
+
+@pytest.mark.parametrize("url", ["http://user:pass@sink.example/", "https://", "http://a:b/"])
+async def test_a_sink_that_nothing_can_be_delivered_to_is_told_at_the_start(
+    open_again: OpenRuntime, url: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"webhooks\.usage_url"):
+        async with open_again(usage_url=url):
+            pass

@@ -6,6 +6,7 @@ from functools import cache
 
 from tests.support.gateway import REPOSITORY
 
+
 def find_missing(names: Iterable[str]) -> list[str]:
     """Return those of `path::function` and `path::Class::function` that no file has.
 

@@ -148,7 +148,7 @@ async def test_a_key_gives_the_task_whose_answer_was_lost(
 async def test_a_key_that_is_none_is_refused(
     client: httpx.AsyncClient, upstream: FakeUpstream, key: str
 ) -> None:
-    refused = await client.post(PATH, json=BODY, headers={"Idempotency-Key": key.encode("latin-1")})
+    refused = await send(client, key)
 
     assert refused.status_code == 400
     assert error_of(refused)["param"] == "Idempotency-Key"

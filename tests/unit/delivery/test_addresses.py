@@ -118,7 +118,7 @@ def test_the_spellings_are_many() -> None:
 async def test_it_is_the_rules_that_keep_readable_spellings_outside() -> None:
     """The control: where every network is allowed, plain spellings lead inside."""
     nothing_is_private = AddressRules(["0.0.0.0/0", "::/0"])
-    found = set()
+    found: set[str] = set()
     for host in SPELLINGS:
         with suppress(UndeliverableError):
             found.update(await find(f"https://{host}/", nothing_is_private))
