@@ -10,7 +10,7 @@ DATA ?= .data
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test test-long lint fmt types imports check lock clean
+.PHONY: help setup setup-dev run test test-long planted lint fmt types imports check lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test: setup-dev ## Run the whole default suite
 
 test-long: setup-dev ## Run the long sweeps
 	$(PYTEST) -m "long or not long" $(ARGS)
+
+planted: setup-dev ## Plant bugs in a copy, one at a time; the tests must catch each
+	$(BIN)/python -m tests.planted $(ARGS)
 
 lint: setup-dev ## Style
 	$(BIN)/ruff check .

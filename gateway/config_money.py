@@ -4,7 +4,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_serializer, field_validator, model_validator
 
 from gateway.config_sections import Count, Seconds, Section
 from gateway.domain.limit_defaults import DefaultLimit, LimitDefaults, find_repeated
@@ -24,6 +24,14 @@ class LimitConfig(Section):
         default=None, description="In which window; tasks and rpm have none."
     )
     cap: Cap = Field(description="How much; money as a decimal of the currency, in quotes.")
+
+    @field_validator("cap", mode="before")
+    @classmethod
+    def _is_no_flag(cls, value: object) -> object:
+        if isinstance(value, bool):  # which Python takes for 1
+            message = "must be a number"
+            raise ValueError(message)  # noqa: TRY004 - what pydantic reports
+        return value
 
     @model_validator(mode="after")
     def _is_sound(self) -> "LimitConfig":
@@ -124,6 +132,14 @@ class WebhooksConfig(Section):
             if flaw is not None:
                 raise ValueError(f"secret {number} {flaw}")
         return value
+
+    @field_serializer("usage_url")
+    def _hide_query(self, value: str | None) -> str | None:
+        """Show where it is, but not what may be a token."""
+        if value is None:
+            return None
+        address, mark, _ = value.partition("?")
+        return address + (mark and "?***")
 
     @field_validator("usage_url")
     @classmethod

@@ -26,6 +26,7 @@ from gateway.observability.logging import Logger
 from gateway.observability.metrics import Metrics
 from gateway.places import Places
 from gateway.status_cache import StatusCache
+from gateway.steadiness import Steadiness
 
 if TYPE_CHECKING:  # the only database word above the storage floor is a type
     from sqlalchemy import Connection
@@ -310,3 +311,4 @@ class Runtime:
     process_id: str
     """Drawn at every start: the owner of this process's attempts."""
     lifecycle: Lifecycle
+    steadiness: Steadiness

@@ -48,6 +48,7 @@ from gateway.ports import (
     Upstream,
 )
 from gateway.status_cache import StatusCache
+from gateway.steadiness import Steadiness
 from gateway.upstreams.client import CallRecord
 from gateway.upstreams.registry import open_upstream
 from gateway.yaml_file import YamlError, read_yaml_mapping
@@ -90,8 +91,7 @@ async def open_runtime(
         chosen = config.upstreams if connects_upstreams else ()
         upstreams = await stack.enter_async_context(open_upstreams(chosen, environ, clock, metrics))
         journal = await stack.enter_async_context(_opened_journal(config.data_dir))
-        background = await stack.enter_async_context(Background())
-        chores = await stack.enter_async_context(Background())
+        background, chores = [await stack.enter_async_context(Background()) for _ in range(2)]
         yield Runtime(
             config=config,
             clock=clock,
@@ -120,6 +120,7 @@ async def open_runtime(
             audit=AuditState(),
             process_id=entropy(8).hex(),
             lifecycle=Lifecycle(),
+            steadiness=Steadiness(clock),
         )
 
 

@@ -13,9 +13,10 @@ from pydantic import SecretStr
 
 from gateway.clock import SystemClock
 from gateway.config import Config, CredentialConfig, UpstreamConfig
-from gateway.domain.models import Catalog
-from gateway.domain.prices import Book, PriceList
-from gateway.errors import ConfigurationError
+from gateway.domain.billing import Usage
+from gateway.domain.models import Catalog, Family
+from gateway.domain.prices import Book, Case, PriceList
+from gateway.errors import ConfigurationError, PriceNotFound
 from gateway.observability.metrics import Metrics
 from gateway.runtime import (
     DATABASE_FILE,
@@ -119,13 +120,14 @@ def _check_rates(config: Config, books: Mapping[str, Book], prices: PriceList) -
 def _check_coverage(config: Config, catalog: Catalog, prices: PriceList) -> Sequence[Finding]:
     """Tell of models that the deployment names itself, and that would be refused for no price."""
     named = {*config.models.endpoints, *(name for each in config.upstreams for name in each.models)}
+    now_ms = SystemClock().now_ms()
     findings = []
     for upstream in config.upstreams:
-        priced = prices.by_upstream[upstream.name].by_family
         lacking = [
-            model
+            unpriced
             for model in sorted(named)
-            if (family := catalog.find(model)) is not None and family.name not in priced
+            if (family := catalog.find(model)) is not None
+            and (unpriced := _find_unpriced(prices, upstream.name, model, family, now_ms))
         ]
         if lacking:
             message = f"the book {upstream.book.name} has no price for {', '.join(lacking)}"
@@ -134,6 +136,23 @@ def _check_coverage(config: Config, catalog: Catalog, prices: PriceList) -> Sequ
                 Finding(f"upstreams.{upstream.name}.prices", Level.WARN, message, remedy)
             )
     return findings
+
+
+def _find_unpriced(
+    prices: PriceList, upstream: str, model: str, family: Family, now_ms: int
+) -> str:
+    """Return the model, with its resolutions if some have a price now; empty if all have one."""
+    unpriced = []
+    resolutions = family.resolutions or (None,)
+    for resolution in resolutions:
+        case = Case(model, family.name, resolution, has_input_video=None, has_audio=None)
+        try:
+            prices.find(case, upstream, now_ms, Usage(tokens=1, seconds=1))
+        except PriceNotFound:
+            unpriced.append(resolution)
+    if not unpriced or len(unpriced) == len(resolutions):
+        return model if unpriced else ""
+    return f"{model} at {', '.join(map(str, unpriced))}"
 
 
 def _check_storage(config: Config) -> Sequence[Finding]:

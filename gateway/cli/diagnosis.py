@@ -77,15 +77,18 @@ async def _examine_store(config: "Config", *, confirms_pepper: bool) -> Sequence
     from gateway.services.diagnosing import (
         Finding,
         Level,
+        check_budget,
         check_clock,
         check_database,
         check_ledger,
         check_routes,
+        judge_budget,
     )
 
     if not has_data(config):
         message = f"there is no gateway data in {config.data_dir} yet"
-        return [Finding("database", Level.WARN, message, "The first start makes it.")]
+        database = Finding("database", Level.WARN, message, "The first start makes it.")
+        return [database, judge_budget(config, ())]
     try:
         async with open_runtime(
             config, environ=os.environ, connects_upstreams=False, creates=False, checks_keys=False
@@ -99,6 +102,7 @@ async def _examine_store(config: "Config", *, confirms_pepper: bool) -> Sequence
                 await check_clock(runtime),
                 await check_routes(runtime, config.upstreams),
                 await check_ledger(runtime),
+                await check_budget(runtime),
             ]
     except (ConfigurationError, StorageUnavailable, OSError) as error:
         return [Finding("start", Level.FAIL, str(error), "Nothing more can be checked.")]

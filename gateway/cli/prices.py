@@ -39,7 +39,8 @@ def list_(
     config = common.load()
     books = open_books(config, open_catalog(config))
     if book is not None and book not in books:
-        raise typer.BadParameter(f"there is no book {book}; there are {', '.join(sorted(books))}")
+        known = ", ".join(sorted(books))
+        raise typer.BadParameter(f"there is no book {book}; there are {known}", param_hint="--book")
     chosen = [books[name] for name in sorted(books) if book in {None, name}]
     rows = [(each, row) for each in chosen for row in each.rows]
     if common.is_json:
@@ -128,7 +129,9 @@ def _choose_upstream(config: "Config", model: str, wanted: str | None) -> str:
         route = make_routes(config).choose_route(model)
         return route.upstream if route is not None else names[0]
     if wanted not in names:
-        raise typer.BadParameter(f"there is no upstream {wanted}; there are {', '.join(names)}")
+        raise typer.BadParameter(
+            f"there is no upstream {wanted}; there are {', '.join(names)}", param_hint="--upstream"
+        )
     return wanted
 
 

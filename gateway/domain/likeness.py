@@ -79,6 +79,11 @@ def is_timely(sent: Sent, task: ListedTask, policy: Policy) -> bool | None:
     return start_ms <= task.created_at_ms <= end_ms
 
 
+def is_too_early(sent: Sent, task: ListedTask, policy: Policy) -> bool:
+    """Whether a task was made before the attempt was sent."""
+    return task.created_at_ms is not None and task.created_at_ms < window_ms(sent, policy)[0]
+
+
 def is_marked(sent: Sent, task: ListedTask) -> bool:
     markers = sent.attempt.markers
     return (markers.seed is not None and markers.seed == task.seed) or (

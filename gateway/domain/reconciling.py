@@ -25,6 +25,7 @@ from gateway.domain.likeness import (
     contradicts,
     is_marked,
     is_timely,
+    is_too_early,
     window_ms,
 )
 from gateway.domain.markers import find_safety_marker
@@ -234,9 +235,9 @@ class _Board:
     """Attempts and listed tasks that are not known, in order of time, and who may belong together.
 
     The pairs go from listed tasks to attempts. `strong` ones share a marker, and nothing speaks
-    against them. `fits` are possible by time and shape. `possible` are all that can't be ruled out:
-    also tasks without a date, and those that carry an attempt's marker though something does speak
-    against them.
+    against them; a task that came later than it should has. `fits` are possible by time and shape.
+    `possible` are all that can't be ruled out: also tasks without a date, and those that carry an
+    attempt's marker though something does speak against them.
     """
 
     seen: Pass
@@ -277,7 +278,7 @@ def _lay_out(
             if not is_ours and is_in_time is False:
                 continue
             is_ruled_out = contradicts(each, task, policy)
-            if is_ours and is_in_time is not False and not is_ruled_out:
+            if is_ours and not is_too_early(each, task, policy) and not is_ruled_out:
                 strong.setdefault(listed_id, []).append(key)
             if is_in_time and not is_ruled_out:
                 fits.setdefault(listed_id, []).append(key)

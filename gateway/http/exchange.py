@@ -44,6 +44,7 @@ class Exchange:
     __slots__ = (
         "driver_code",
         "error_code",
+        "has_left",
         "headers",
         "is_answered",
         "method",
@@ -93,6 +94,8 @@ class Exchange:
         self.received_bytes = 0
         self.sent_bytes = 0
         self.is_answered = False
+        self.has_left = False
+        """Whether the client was seen to hang up."""
         self.on_end: Callable[[bool], Coroutine[object, object, None]] | None = None
         """What is to be done once it is over; it is told whether the answer was delivered."""
 

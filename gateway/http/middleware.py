@@ -126,7 +126,8 @@ class RequestMiddleware:
         method = exchange.method if exchange.method in METHODS else "other"
         status = exchange.status or CLIENT_CLOSED
         if exchange.on_end is not None:
-            runtime.chores.start(exchange.on_end(status != CLIENT_CLOSED))
+            is_delivered = status != CLIENT_CLOSED and not exchange.has_left
+            runtime.chores.start(exchange.on_end(is_delivered))
             exchange.on_end = None
         route = exchange.route
         metrics = runtime.metrics

@@ -6,8 +6,6 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Final, TypeVar
 
-from starlette.types import Receive
-
 from gateway.domain.tasks import TERMINAL
 from gateway.http import ark
 from gateway.http.errors import RefusedByRate
@@ -76,7 +74,7 @@ class TaskOperations:
         )
         if not is_news and entry.task.state not in TERMINAL:
             waiting = status.wait_for_change(runtime, exchange.caller, entry.task.id, entry, wait_s)
-            entry = await _while_connected(exchange.receive, waiting)
+            entry = await _while_connected(exchange, waiting)
             # The key may have been revoked meanwhile.
             exchange.principal = await authenticate(runtime, exchange.headers.get(b"authorization"))
         return entry, ((b"preference-applied", b"wait=%g" % wait_s),)
@@ -110,7 +108,7 @@ class TaskOperations:
                 exchange.request_id,
                 repeat,
             )
-            submitted = await _while_connected(exchange.receive, submitting)
+            submitted = await _while_connected(exchange, submitting)
         exchange.task_id = submitted.task.id
         exchange.upstream_s = submitted.upstream_s
         if submitted.warnings:
@@ -145,24 +143,35 @@ class TaskOperations:
         return Answer(200, b"{}")
 
 
-async def _while_connected(receive: Receive, waiting: Coroutine[object, object, T]) -> T:
-    """Return what `waiting` returns; give it up when the client hangs up.
+async def _while_connected(exchange: Exchange, waiting: Coroutine[object, object, T]) -> T:
+    """Return what `waiting` returns; give it up when the client hangs up before that.
 
     Raises: ClientDisconnected, or what `waiting` raises.
     """
+    results: list[T] = []
+    errors: list[Exception] = []
     try:
         async with asyncio.TaskGroup() as group:
-            watcher = group.create_task(_see_disconnect(receive))
-            result = await waiting
+            watcher = group.create_task(_see_disconnect(exchange))
+            try:
+                results.append(await waiting)
+            except Exception as error:  # noqa: BLE001 - raised again below
+                # Not out of the group, which would wrap it: the two would hold each other, and the
+                # request's body with them, until garbage is collected.
+                errors.append(error)
             watcher.cancel()
-    except ExceptionGroup as error:
-        raise error.exceptions[0] from None
-    return result
+    except ExceptionGroup:
+        if not results:
+            raise ClientDisconnected from None
+    if errors:
+        raise errors.pop()
+    return results.pop()
 
 
-async def _see_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
+async def _see_disconnect(exchange: Exchange) -> None:
+    while (await exchange.receive())["type"] != "http.disconnect":
         pass
+    exchange.has_left = True
     raise ClientDisconnected
 
 

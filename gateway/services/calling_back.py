@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.domain.attempts import ListedTask
 from gateway.domain.callbacks import Claim, Hint, hash_token, judge, read_claim
-from gateway.domain.likeness import Sent, Standing, contradicts, is_marked, is_timely
+from gateway.domain.likeness import Sent, Standing, contradicts, is_marked, is_timely, is_too_early
 from gateway.domain.tasks import OBSERVED, Task, TaskState
 from gateway.errors import StorageUnavailable, UpstreamFault
 from gateway.ports import Runtime
@@ -148,12 +148,12 @@ async def _find_objection(runtime: Runtime, called: Called, listed: ListedTask |
     sent = Sent(called.attempt, task.submit_deadline_at_ms, Standing.LOST, is_called_back=True)
     facts = await runtime.db.read(meta.find_of_account, route.upstream, route.credential)
     policy = policy_of(runtime, route.upstream, facts, runtime.clock.now_ms())
-    if is_timely(sent, listed, policy) is False:
-        return "It was made at another time."
     if contradicts(sent, listed, policy):
         return "It is of another shape."
-    if is_marked(sent, listed):
+    if is_marked(sent, listed) and not is_too_early(sent, listed, policy):  # however late
         return ""
+    if is_timely(sent, listed, policy) is False:
+        return "It was made at another time."
     rivals = await runtime.db.read(
         accounts.list_claimants,
         route.upstream,

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from gateway.config import UpstreamConfig
+from gateway.config import Config, UpstreamConfig
+from gateway.domain.limit_defaults import effective_limits
+from gateway.domain.limits import BUDGETS, ORGANIZATION_ID, Account, LimitSetting, Scope
 from gateway.domain.projects import AuditEvent
 from gateway.errors import ConfigurationError, GatewayError, UpstreamFault
 from gateway.observability.logging import find_driver_code
@@ -13,7 +15,7 @@ from gateway.ports import Runtime, Upstream
 from gateway.runtime import PEPPER_FILE, check_of_pepper, describe_wrong_pepper, read_pepper
 from gateway.services.auditing import find_differences
 from gateway.services.observing import find_orphans
-from gateway.storage import audit, keys, meta, tasks
+from gateway.storage import audit, keys, limits, meta, tasks
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -153,6 +155,27 @@ async def check_ledger(runtime: Runtime) -> Finding:
     more = f"; and {more_count} more" if more_count else ""
     remedy = "Nobody but the gateway may write to its database: `tasks story ID` tells of a task."
     return Finding("ledger", Level.FAIL, f"does not add up ({found.count}): {named}{more}", remedy)
+
+
+async def check_budget(runtime: Runtime) -> Finding:
+    """Whether something bounds what all keys together may spend."""
+    return judge_budget(runtime.config, await runtime.db.read(limits.list_all))
+
+
+def judge_budget(config: Config, settings: Sequence[LimitSetting]) -> Finding:
+    """Whether the organization has a budget, by configuration or by the limits that were set."""
+    organization = Account(Scope.ORGANIZATION, ORGANIZATION_ID)
+    found = effective_limits([organization], settings, config.limits.defaults())
+    budgets = [limit for limit in found if limit.metric in BUDGETS]
+    if budgets:
+        named = ", ".join(f"{limit.metric} ({limit.window})" for limit in budgets)
+        return Finding("budget", Level.OK, f"the organization has one: {named}")
+    return Finding(
+        "budget",
+        Level.WARN,
+        "the organization has none: nothing bounds what all its keys spend together",
+        "Set one, such as `limits set --org --metric money --window month --cap N`.",
+    )
 
 
 def _note_pepper_copy(conn: "Connection", check: str, event: AuditEvent) -> None:

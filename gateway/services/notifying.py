@@ -140,7 +140,12 @@ async def deliver_due(runtime: Runtime, kind: NotificationKind) -> int:
     async with asyncio.TaskGroup() as group:
         while True:
             ended.clear()
-            begun = await _claim(runtime, kind)
+            try:
+                begun = await _claim(runtime, kind)
+            except StorageUnavailable:
+                if not places.taken_count:
+                    raise
+                begun = ()  # those in progress are not cut short
             for notification in begun:
                 places.take(notification.receiver)
                 group.create_task(_deliver(runtime, notification, ended))

@@ -21,14 +21,15 @@ from gateway.errors import (
     Overloaded,
     StorageUnavailable,
 )
-from gateway.ports import Runtime
+from gateway.ports import P, Query, Runtime
 from gateway.services import admitting
 from gateway.services.auditing import refuse_if_doubtful
-from gateway.services.sending import InFlight, record, refused, send
+from gateway.services.sending import RETRY_DELAY_S, InFlight, record, refused, send
 from gateway.status_cache import Entry
 from gateway.storage import attempts, tasks
 from gateway.storage.admission import Admission, Repeated
 
+_NOTE_S_MAX: Final = 5.0
 _NOT_SENT: Final = "The store did not answer in time; nothing was sent."
 
 
@@ -128,15 +129,30 @@ async def normalize_request(
 
 
 async def note_delivery(runtime: Runtime, task_id: str, is_delivered: bool) -> None:  # noqa: FBT001 - it is told so
-    """Record whether the client has its id: if so, an identical request is a new wish.
-
-    If the store does not take it, that request may be joined to this task: no money is lost by it.
-    """
+    """Record whether the client has its id: if so, an identical request is a new wish."""
     note = attempts.note_answered if is_delivered else attempts.note_client_left
-    try:
-        await runtime.db.write(note, task_id)
-    except StorageUnavailable as error:
-        runtime.log.warning("task.note_lost", task_id=task_id, exc_info=error)
+    await _note(runtime, task_id, note, task_id)
+
+
+async def _note(
+    runtime: Runtime, task_id: str, note: Query[P, object], *args: P.args, **kwargs: P.kwargs
+) -> None:
+    """Record where a client is; tried again for a while if the store does not take it.
+
+    Where that is lost, a request of one that left may be made twice, and that of another, which is
+    equal to one that was answered, may be taken for the same.
+    """
+    deadline_s = runtime.clock.monotonic_s() + _NOTE_S_MAX
+    while True:
+        try:
+            await runtime.db.write(note, *args, **kwargs)
+        except StorageUnavailable as error:
+            if runtime.clock.monotonic_s() >= deadline_s:
+                runtime.log.warning("task.note_lost", task_id=task_id, exc_info=error)
+                return
+        else:
+            return
+        await runtime.clock.sleep(RETRY_DELAY_S)
 
 
 async def _wait_for_client(runtime: Runtime, flight: InFlight) -> Task:
@@ -177,6 +193,16 @@ async def _carry_out(
         if not isinstance(error, StorageUnavailable):
             return
         flight.is_withdrawn = True
+        if admission.claim is None:  # it may have taken the place of a client that was gone
+            attempt = admission.attempt
+            await _note(
+                runtime,
+                task.id,
+                attempts.leave_joined,
+                key_id=attempt.key_id,
+                fingerprint=attempt.fingerprint,
+                owner=attempt.owner,
+            )
     else:
         if repeated is not None:
             flight.tell(repeated)

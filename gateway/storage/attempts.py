@@ -1,7 +1,8 @@
 """Attempts: what is kept of each submission, to know it again.
 
 Whether one may be joined is decided by one compare-and-set, so that two repeats of a request can't
-both take the place of its first client.
+both take the place of its first client. A repeat that says so may, if there is no other place: its
+own first request was then never heard of, or is this very one.
 """
 
 import json
@@ -31,7 +32,10 @@ _JOINABLE: Final = (
         tasks.c.deleted_at_ms.is_(None),
         # Its client is gone: it hung up, its process died, or this request says that it repeats.
         (attempts.c.has_client_left == 1)
-        | (sa.bindparam("is_repeat", type_=sa.Integer) == 1)
+        | (
+            (sa.bindparam("is_repeat", type_=sa.Integer) == 1)
+            & ((attempts.c.is_id_given == 0) | (sa.bindparam("may_share", type_=sa.Integer) == 1))
+        )
         | (
             (attempts.c.owner != sa.bindparam("by_owner"))
             & attempts.c.owner.not_in(
@@ -39,7 +43,7 @@ _JOINABLE: Final = (
             )
         ),
     )
-    # First one whose client is known to be gone: a repeat must not take one that was joined before.
+    # First one whose client is known to be gone.
     .order_by(attempts.c.has_client_left.desc(), attempts.c.created_at_ms)
     .limit(1)
     .with_for_update(of=attempts)
@@ -86,17 +90,17 @@ def join(
     Return its task's id, or None if there is none whose client is gone. Until the new client is
     gone, too, nobody else can join it but one that says that it repeats, and finds no other.
     """
-    task_id: str | None = conn.execute(
-        _JOINABLE,
-        {
-            "by_key_id": key_id,
-            "with_fingerprint": fingerprint,
-            "since_ms": since_ms,
-            "by_owner": owner,
-            "alive_ms": alive_ms,
-            "is_repeat": int(is_repeat),
-        },
-    ).scalar_one_or_none()
+    given = {
+        "by_key_id": key_id,
+        "with_fingerprint": fingerprint,
+        "since_ms": since_ms,
+        "by_owner": owner,
+        "alive_ms": alive_ms,
+        "is_repeat": int(is_repeat),
+    }
+    task_id: str | None = conn.execute(_JOINABLE, {**given, "may_share": 0}).scalar_one_or_none()
+    if task_id is None and is_repeat:
+        task_id = conn.execute(_JOINABLE, {**given, "may_share": 1}).scalar_one_or_none()
     if task_id is not None:
         conn.execute(
             sa.update(attempts)
@@ -114,6 +118,24 @@ def note_answered(conn: sa.Connection, task_id: str) -> None:
 def note_client_left(conn: sa.Connection, task_id: str) -> None:
     """Record that the client hung up before it got the id."""
     _set(conn, task_id, {"has_client_left": 1})
+
+
+def leave_joined(conn: sa.Connection, *, key_id: str, fingerprint: str, owner: str) -> None:
+    """Record that a client is gone, which may have taken another's place: nobody knows which.
+
+    Of clients that are still given the id of an equal attempt, one may have to share it by this.
+    """
+    conn.execute(
+        sa.update(attempts)
+        .where(
+            attempts.c.key_id == key_id,
+            attempts.c.fingerprint == fingerprint,
+            attempts.c.owner == owner,
+            attempts.c.is_answered == 0,
+            attempts.c.is_id_given == 1,
+        )
+        .values(has_client_left=1)
+    )
 
 
 def give_id(conn: sa.Connection, task_id: str) -> TaskState | None:

@@ -4,8 +4,8 @@ Rows are compared and added up inside the database, which holds them in pages an
 not in memory; only the prices are recomputed here, a page of holds at a time. All of it sees one
 state: what is admitted or settled meanwhile is no difference.
 
-The cost grows with the ledger: some 2 s of one core and one reader for 100,000 tasks on SQLite, a
-little less on PostgreSQL, whose `storage.statement_timeout_s` bounds each statement.
+The cost grows with the ledger: one to two seconds of one core and one reader for 100,000 tasks. On
+PostgreSQL `storage.statement_timeout_s` bounds each statement.
 """
 
 import json
@@ -21,7 +21,8 @@ from gateway.domain.limits import Scope, Window
 from gateway.domain.tasks import TERMINAL, TaskState
 from gateway.storage.snapshots import snapshot
 
-_PAGE_ROWS: Final = 2000
+_PAGE_ROWS: Final = 500
+"""What is recomputed at a stretch: on PostgreSQL requests wait meanwhile, for some milliseconds."""
 _FIGURES_KEPT: Final = 4096
 _PRICES_KEPT: Final = 256
 

@@ -17,6 +17,8 @@ SURFACES: Final = ("/seedance/generations", "/api/v3/contents/generations/tasks"
 _ANSWER_S_MAX: Final = 20.0
 _AGAIN_S: Final = 0.1
 _AGAIN_S_MAX: Final = 1.0
+_MORE_S_MAX: Final = 60.0
+_LOOK_S: Final = 0.01
 _REPEATED_SHARE: Final = 0.1
 
 
@@ -52,6 +54,13 @@ class Crowd:
             if self.source.random() < _REPEATED_SHARE:  # as a client that has lost its answer
                 await self.submit(key, wish)
             await asyncio.sleep(self.pause_s * self.source.random())
+
+    async def wait_for_more(self, count: int) -> None:
+        """Return once so many more requests than now are answered."""
+        wanted = len(self.task_ids) + count
+        async with asyncio.timeout(_MORE_S_MAX):
+            while len(self.task_ids) < wanted:  # noqa: ASYNC110 - it only counts
+                await asyncio.sleep(_LOOK_S)
 
     async def submit(self, key: str, wish: str) -> None:
         """Ask for a task until there is an answer that counts."""
@@ -90,6 +99,13 @@ class Crowd:
         except httpx.TransportError:
             self.broken_count += 1
             return None
+
+    async def read(self, key: str, task_id: str) -> httpx.Response:
+        """Ask how a task is."""
+        return await self.http.get(
+            f"{self.server.url}{SURFACES[0]}/{task_id}",
+            headers={"Authorization": f"Bearer {key}"},
+        )
 
 
 @asynccontextmanager

@@ -27,7 +27,7 @@ from gateway.app import create_app
 from gateway.cli import serve
 from gateway.cli.main import main
 from gateway.clock import SystemClock
-from gateway.config import Config, CredentialConfig, UpstreamConfig
+from gateway.config import Config, CredentialConfig, FinanceConfig, UpstreamConfig
 from gateway.errors import GatewayError
 from gateway.observability.logging import open_logger
 from gateway.ports import Runtime
@@ -64,6 +64,7 @@ class Order:
     magic: str = ""
     """What the prompt forces at the sandbox."""
     prelude_magic: str = ""
+    timezone: str = "UTC"
 
 
 class LeapingClock(SystemClock):
@@ -92,7 +93,11 @@ async def opened(order: Order, clock: LeapingClock) -> AsyncIterator[Runtime]:
         credentials=(CredentialConfig(env=_CREDENTIAL_VARIABLE),),
     )
     async with open_runtime(
-        Config(data_dir=Path(order.data_dir), upstreams=(upstream,)),
+        Config(
+            data_dir=Path(order.data_dir),
+            upstreams=(upstream,),
+            finance=FinanceConfig(timezone=order.timezone),
+        ),
         environ={_CREDENTIAL_VARIABLE: order.credential},
         clock=clock,
         log=open_logger("warning", "json", sys.stderr),
@@ -103,29 +108,34 @@ async def opened(order: Order, clock: LeapingClock) -> AsyncIterator[Runtime]:
 async def prepare(order: Order) -> JsonObject:
     """Make the data folder, its schema, a project and a key: what a first start does."""
     async with opened(order, LeapingClock(order.ahead_s)) as runtime:
-        await _start(runtime)
+        await start(runtime)
     return {}
 
 
 async def submit(order: Order) -> JsonObject:
     """Submit as a client does; whatever the answer is, it is told."""
     async with opened(order, LeapingClock(order.ahead_s)) as runtime:
-        words = f"A paper boat drifts, {order.idempotency_key} {order.magic}"
-        text = f"{words} --resolution 480p --duration 5"
-        async with _client(runtime, order) as client:
-            answer = await client.post(
-                "/seedance/generations",
-                json={"model": MODEL, "content": [{"type": "text", "text": text}]},
-                headers={"Idempotency-Key": order.idempotency_key},
-            )
+        answer = await ask(runtime, order)
     return {"status": answer.status_code, "body": answer.json()}
+
+
+async def ask(runtime: Runtime, order: Order) -> httpx.Response:
+    """Submit what is ordered; return the answer."""
+    words = f"A paper boat drifts, {order.idempotency_key} {order.magic}"
+    text = f"{words} --resolution 480p --duration 5"
+    async with client_of(runtime, order) as client:
+        return await client.post(
+            "/seedance/generations",
+            json={"model": MODEL, "content": [{"type": "text", "text": text}]},
+            headers={"Idempotency-Key": order.idempotency_key},
+        )
 
 
 async def observe(order: Order) -> JsonObject:
     """Do what a restarted gateway does in its first two minutes."""
     clock = LeapingClock(order.ahead_s)
     async with opened(order, clock) as runtime:
-        await _start(runtime)
+        await start(runtime)
         clock.ahead_s += ROUND_S
         await run_loops_once(runtime)
     return {}
@@ -135,7 +145,7 @@ async def cancel(order: Order) -> JsonObject:
     """Cancel every task as a client does."""
     async with (
         opened(order, LeapingClock(order.ahead_s)) as runtime,
-        _client(runtime, order) as client,
+        client_of(runtime, order) as client,
     ):
         listed = await client.get("/seedance/generations")
         for item in listed.json()["items"]:
@@ -143,7 +153,7 @@ async def cancel(order: Order) -> JsonObject:
     return {}
 
 
-def _client(runtime: Runtime, order: Order) -> httpx.AsyncClient:
+def client_of(runtime: Runtime, order: Order) -> httpx.AsyncClient:
     key = (Path(order.data_dir) / KEY_FILE).read_text()
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(create_app(runtime)),
@@ -156,7 +166,7 @@ async def recover(order: Order) -> JsonObject:
     """Do what a restarted gateway does, in hours that pass at once, until every task has ended."""
     clock = LeapingClock(order.ahead_s)
     async with opened(order, clock) as runtime:
-        await _start(runtime)
+        await start(runtime)
         for _ in range(ROUNDS_MAX):
             await run_loops_once(runtime)
             unfinished = await runtime.db.read(tasks.count_unfinished)
@@ -166,7 +176,7 @@ async def recover(order: Order) -> JsonObject:
     return {"ahead_s": clock.ahead_s}
 
 
-async def _start(runtime: Runtime) -> None:
+async def start(runtime: Runtime) -> None:
     """Do what `serve` does before it answers, and make sure of a key that works."""
     await serve._prepare(runtime, is_simulated=False)
     path = runtime.config.data_dir / KEY_FILE

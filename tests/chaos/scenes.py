@@ -35,7 +35,8 @@ def build_scenes(bench: Bench) -> list[Scene]:
         _settle(bench, prepared),
         _reconcile(bench, prepared),
         _replay(bench, prepared),
-        _restore(bench, prepared),
+        (restored := _restore(bench, prepared)),
+        _compare(bench, restored),
         _migrate(bench),
     ]
 
@@ -83,6 +84,14 @@ def _restore(bench: Bench, prepared: Path) -> Scene:
     assert list((folder / BACKUP_FOLDER).iterdir())
     bench.run(bench.order("recover", folder, credential))
     return Scene("restore", "restore", folder, credential)
+
+
+def _compare(bench: Bench, restored: Scene) -> Scene:
+    """The same, restored: the next start compares the upstream's list before it takes submits."""
+    assert restored.credential is not None
+    folder = bench.new_folder(restored.template)
+    bench.run(bench.order("restore", folder, restored.credential))
+    return Scene("compare", "recover", folder, restored.credential)
 
 
 def _migrate(bench: Bench) -> Scene:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.bills import compare_usage, report_usage
 from tests.chaos.serving import TIME_SCALE, create_keys, make_settings, serving
 from tests.chaos.storm import crowded, describe, judge, kill_again_and_again, recover
 from tests.chaos.upstream import Sandbox, credential_of, run_upstream
@@ -58,7 +59,10 @@ async def ride_out(tmp_path: Path, sandbox: Sandbox, rounds_count: int) -> list[
         server.stop()
         recover(server, sandbox.url, credential)
         books = server.read_books()
-        differences = judge(books, sandbox, crowd)
+        differences = [
+            *judge(books, sandbox, crowd),
+            *compare_usage(report_usage(server), books, sandbox.read_truth()),
+        ]
         print(f"\nseed {SEED}", *describe(server, books, sandbox, crowd), sep="\n")
         print(*differences, sep="\n")
         assert server.kill_count == rounds_count

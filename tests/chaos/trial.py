@@ -5,29 +5,32 @@ one answer in five, and a gateway that is killed every few seconds, while so man
 When the storm is over the gateway gets the time to find out what became of everything. Then its
 usage report, its ledger and the upstream's own log have to agree, task by task, to the micro-unit.
 
-Everything is a process of its own, and settled by the real program in real time. Its settings are
-the defaults but for the speed of the upstream, and two that a day as bad as this one asks for:
-`submit.max_unknown` and `submit.max_unknown_key`, since each kill leaves as many submissions
-unknown as there were in flight, and time-outs of a nearby upstream, so that the absence of a
-submission is proved in two minutes instead of half an hour.
+Everything is a process of its own, and settled by the real program in real time. What is set is:
+
+- the speed of the upstream, and how soon the observer looks again;
+- `submit.max_unknown` and `submit.max_unknown_key`: each kill leaves as many submissions unknown as
+  there were in flight, and at the usual limits all others would wait for those;
+- the time-outs of a nearby upstream and a short `submit.absence_quiet_s`, so that the absence of a
+  submission is proved in two minutes instead of half an hour.
 """
 
 import argparse
 import asyncio
-import json
 import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tests.chaos.bills import charge_of, compare_usage, report_usage
+from tests.chaos.crowd import Crowd, open_crowd
 from tests.chaos.serving import JsonObject, Server, create_keys, make_settings, serving
 from tests.chaos.storm import crowded, describe, judge, kill_again_and_again, wait_until_settled
 from tests.chaos.upstream import credential_of, run_upstream
-from tests.support.oracle import Books, Truth, price_of
+from tests.support.oracle import ENDED, Books, Truth
 
 KEYS_COUNT: Final = 5
 TIME_SCALE: Final = 100.0
@@ -74,10 +77,12 @@ async def run_trial(options: Options) -> list[str]:
                 )
                 await asyncio.to_thread(server.start)
             settled_s = await wait_until_settled(server.read_books, _SETTLED_S_MAX)
-            usage = _report_usage(server)
+            unended = [wrong async for wrong in find_unended(server, keys, crowd)]
+            usage = report_usage(server)
             server.stop()
             books, truth = server.read_books(), sandbox.read_truth()
             differences = [
+                *unended,
                 *judge(books, sandbox, crowd),
                 *compare_usage(usage, books, truth),
             ]
@@ -88,46 +93,13 @@ async def run_trial(options: Options) -> list[str]:
             return differences
 
 
-def compare_usage(
-    usage: Sequence[JsonObject], books: Books, truth: Sequence[Truth]
-) -> Iterator[str]:
-    """Yield where the report is not, task by task, what the upstream billed at the frozen price."""
-    rows = {row["task_id"]: row for row in usage}
-    if len(rows) != len(usage):
-        yield "the usage report has a task twice"
-    task_ids = {task["upstream_task_id"]: task["id"] for task in books.tasks}
-    for made in truth:
-        if not made["billed"]:
-            continue
-        task_id = task_ids.get(made["id"], "")
-        row = rows.pop(task_id, None)
-        if row is None:
-            yield f"{made['id']}: billed, and not in the usage report"
-            continue
-        wanted = {
-            "tokens": made["completion_tokens"],
-            "seconds": made["duration"],
-            "charge_micros": charge_of(task_id, made, books),
-        }
-        for name, value in wanted.items():
-            if row[name] != value:
-                yield f"{task_id}: {name} is {row[name]} in the usage report, not {value}"
-    for task_id in rows:
-        yield f"{task_id}: in the usage report, and was not billed"
-
-
-def charge_of(task_id: str, made: Truth, books: Books) -> int:
-    """Return what an upstream task costs at the price frozen for its task, in micro-units."""
-    price = json.loads(books.reservations[task_id]["price"])["charge"]
-    return price_of(price, made["completion_tokens"], made["duration"], 1)
-
-
-def _report_usage(server: Server) -> Sequence[JsonObject]:
-    """Return the rows that the command prints, a task each."""
-    since = ("--from", "2d")  # a trial may begin in one month and end in the next
-    printed = server.run_command("usage", "report", *since, "--per-task", "--format", "json")
-    rows: list[JsonObject] = json.loads(printed)["rows"]
-    return rows
+async def find_unended(server: Server, keys: Sequence[str], crowd: Crowd) -> AsyncIterator[str]:
+    """Yield each id that a client was told, and that does not show it a task that has ended."""
+    async with open_crowd(server, keys, random.Random()) as readers:
+        for wish, task_id in crowd.task_ids.items():
+            answer = await readers.read(keys[0], task_id)
+            if answer.status_code != 200 or answer.json()["status"] not in ENDED:
+                yield f"{wish}: {task_id} is shown as {answer.text}"
 
 
 def _render(usage: Sequence[JsonObject], books: Books, truth: Sequence[Truth]) -> Iterator[str]:

@@ -12,10 +12,19 @@ import sqlalchemy as sa
 from gateway.domain.billing import EntryKind, Evidence, EvidenceKind, settle
 from gateway.domain.tasks import Event, advance
 from gateway.services.moves import record_move, resolve_ended
+from gateway.services.observing import look_at
 from gateway.services.submission import submit_task
-from gateway.storage import ledger, migrate
+from gateway.storage import ledger, migrate, schema
 from tests.contract.conftest import Place
-from tests.racing.race import Race, a_body, find_principals, open_gateway, run_race
+from tests.racing.race import (
+    Race,
+    a_body,
+    find_principals,
+    open_gateway,
+    run_race,
+    succeeded,
+    upstream_of,
+)
 from tests.support.sums import find_wrong_sums
 
 ROUNDS = 50
@@ -127,3 +136,27 @@ async def test_two_resolutions_of_one_hold_that_meet_are_one(race: Race) -> None
         kinds = [entry.kind for entry in await one.db.read(ledger.list_entries, task.id)]
         assert kinds == [EntryKind.HOLD, EntryKind.SETTLE]
         assert await one.db.read(find_wrong_sums) == []
+
+
+async def test_a_settled_hold_is_not_released_as_well(race: Race) -> None:
+    """Whatever asks for it: the key of the ledger has room for one end, of either kind."""
+    async with open_gateway(race) as runtime:
+        principal = (await find_principals(runtime, race))[0]
+        task = (await submit_task(runtime, principal, a_body("settled"), "req")).task
+        assert task.upstream_task_id is not None
+        upstream_of(runtime).shown[task.upstream_task_id] = succeeded()
+        await look_at(runtime, task)
+        columns = [column.name for column in schema.ledger_entries.c]
+        released = ["'release'" if name == "kind" else name for name in columns]
+
+        def release_too(conn: sa.Connection) -> None:
+            conn.execute(
+                sa.text(
+                    f"INSERT INTO ledger_entries ({', '.join(columns)}) "  # noqa: S608
+                    f"SELECT {', '.join(released)} FROM ledger_entries WHERE kind = 'settle'"
+                )
+            )
+
+        with pytest.raises(sa.exc.IntegrityError):
+            await runtime.db.write(release_too)
+        assert await runtime.db.read(find_wrong_sums) == []

@@ -25,6 +25,7 @@ OPEN_ROUTES = frozenset(
 )
 COLLECTION_ROUTES = {"post": 400, "get": 200}
 """Method to the status of a good key; the body sent is an empty object."""
+LIMIT_PATHS = ("/seedance/limits", "/v1/seedance/limits", "/api/v3/contents/generations/limits")
 TASK_ROUTES = {"get": 200, "delete": 409}
 """Method to the status of a good key for its own task, which is running."""
 UNKNOWN_ID = "cgt-20261122000000-" + "a" * 20
@@ -173,6 +174,7 @@ def test_every_route_has_its_row(cast: Cast) -> None:
 
     rows = {(method, path) for path in COLLECTIONS for method in COLLECTION_ROUTES}
     rows |= {(method, f"{path}/{ID}") for path in COLLECTIONS for method in TASK_ROUTES}
+    rows |= {("get", path) for path in LIMIT_PATHS}
     assert described == rows | OPEN_ROUTES
 
 
@@ -183,6 +185,13 @@ def test_a_collection_answers_good_keys_only(cast: Cast, method: str, path: str)
         assert send(cast, method, path, authorization).status_code == COLLECTION_ROUTES[method]
     refusals = {name: send(cast, method, path, value) for name, value in cast.bad.items()}
     check_refusals(refusals)
+
+
+@pytest.mark.parametrize("path", LIMIT_PATHS)
+def test_limits_are_told_to_good_keys_only(cast: Cast, path: str) -> None:
+    for authorization in cast.good.values():
+        assert send(cast, "get", path, authorization).status_code == 200
+    check_refusals({name: send(cast, "get", path, value) for name, value in cast.bad.items()})
 
 
 @pytest.mark.parametrize("path", COLLECTIONS)

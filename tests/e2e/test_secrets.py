@@ -23,11 +23,16 @@ CREDENTIAL: Final = "crdntl7Hq2ZxV9mT4kLw8RpB3nYc"
 PEPPER: Final = "ppr5Jd0QsX6gUe1Wf7Oa2TiKz9Vh4"
 PROMPT: Final = "Zwei Otterwale umkreisen Laterne 5831"
 QUERY: Final = "qrysig4Nb8Ft6Ml0Gx3Sw5"
+SIGNING: Final = "whsec_pXr3Vt8wQm5Zk2Yc7Ld0Hs4Jb9Ng6Fa1Ue3Wi5Ro7T0="
 CONFIG: Final = """\
 upstreams:
   - name: marked
     base_url: {url}/api/v3
     credentials: [{{name: main, env: MARKED_CREDENTIAL}}]
+submit: {{max_unknown: 1000, max_unknown_key: 1000}}
+webhooks:
+  secrets: [{signing}]
+  usage_url: http://127.0.0.1:9/usage?sign={query}
 telemetry: {{log_level: debug}}
 """
 WORDS: Final = f"Bearer {CREDENTIAL} ({CREDENTIAL}) asked: {PROMPT} http://a/b?sign={QUERY}"
@@ -82,6 +87,16 @@ COMMANDS: Final = (
     "tasks list",
     "tasks show {task_id}",
     "tasks show {task_id} --format json",
+    "tasks story {task_id}",
+    "tasks story {task_id} --format json",
+    "webhooks list",
+    "webhooks list --format json",
+    "webhooks secret",
+    "usage report --per-task --format json",
+    "usage report --group-by project,key,model,day --format csv",
+    "limits show --format json",
+    "upstreams list --format json",
+    "prices list",
 )
 
 
@@ -127,12 +142,12 @@ class Stage:
 
 @pytest.fixture
 def stage(tmp_path: Path, captured: Captured) -> Iterator[Stage]:
-    for secret in (CREDENTIAL, PEPPER):
+    for secret in (CREDENTIAL, PEPPER, SIGNING[6:-1]):
         captured.add_secret(secret)
     with ExitStack() as stack:
         sandbox_url = stack.enter_context(run_sandbox_program(tmp_path / "sandbox", captured))
         config = tmp_path / "gateway.yaml"
-        config.write_text(CONFIG.format(url=sandbox_url))
+        config.write_text(CONFIG.format(url=sandbox_url, signing=SIGNING, query=QUERY))
         environ = {
             "MARKED_CREDENTIAL": CREDENTIAL,
             "GATEWAY_AUTH__PEPPER": PEPPER,
@@ -259,16 +274,17 @@ def test_no_secret_comes_out_again(stage: Stage, tmp_path: Path, captured: Captu
     log = stage.gateway.log_path.read_bytes() + again.log_path.read_bytes()
 
     for content in stage.answers:
-        assert not holds(content, [CREDENTIAL, PEPPER]), content[:2000]
+        assert not holds(content, [CREDENTIAL, PEPPER, SIGNING[6:-1]]), content[:2000]
     secret_part = stage.key[20:63]
     for content in (*stage.printed, log):
-        assert not holds(content, [CREDENTIAL, PEPPER, secret_part, PROMPT, QUERY]), content[:2000]
+        secrets = [CREDENTIAL, PEPPER, SIGNING[6:-1], secret_part, PROMPT, QUERY]
+        assert not holds(content, secrets), content[:2000]
     assert log.count(b"upstream.call_failed") + log.count(b"task.submission_lost") > 5
     for line in log.splitlines():
         json.loads(line)
     kept = b"".join(path.read_bytes() for path in stage.gateway.data_dir.glob("gateway.db*"))
     assert holds(kept, [PROMPT]) == [PROMPT]
-    assert not holds(kept, [CREDENTIAL, PEPPER, secret_part])
+    assert not holds(kept, [CREDENTIAL, PEPPER, SIGNING[6:-1], secret_part])
     for path in tmp_path.rglob("*"):
         if path.is_file() and "sandbox" not in path.parts:
             assert not holds(path.read_bytes(), [CREDENTIAL, secret_part]), path

@@ -23,6 +23,7 @@ from gateway.observability.logging import Logger, open_logger
 from gateway.observability.metrics import Metrics
 from gateway.ports import AuditState, Lifecycle, Runtime
 from gateway.runtime import _open_places, _open_status_cache, open_runtime
+from gateway.steadiness import Steadiness
 from tests.simulation.clock import SimulatedClock
 from tests.simulation.database import Foundry
 from tests.simulation.log import SimulatedLog
@@ -90,6 +91,7 @@ class Machine:
             audit=AuditState(),
             process_id=entropy(8).hex(),
             lifecycle=Lifecycle(),
+            steadiness=Steadiness(clock),
             **ports,
         )
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gateway.domain.webhooks import (
     ATTEMPTS_MAX,
     RETRY_AFTER_S_MAX,
+    WAIT_MS_MAX,
     DeliveryError,
     DeliveryResult,
     Notification,
@@ -236,3 +237,44 @@ def test_an_empty_short_or_example_secret_is_refused_without_telling_it(
 def test_secrets_of_24_to_64_bytes_are_taken_with_and_without_padding(size: int) -> None:
     assert find_secret_flaw(encoded(RANDOM[:size])) is None
     assert find_secret_flaw(encoded(RANDOM[:size]).rstrip("=")) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "receiver"),
+    [
+        ("https://Receiver.Example/a?token=canary", "receiver.example"),
+        ("https://receiver.example:8443/b#c", "receiver.example:8443"),
+        ("http://user:canary@receiver.example/", "receiver.example"),
+        ("http://[::1]:80/", "[::1]:80"),
+        ("http://[::1/", "?"),
+        ("no address", "?"),
+        (f"http://{'a' * 400}/", "a" * 255),
+    ],
+)
+def test_turns_are_taken_by_host_and_port(url: str, receiver: str) -> None:
+    assert replace(NEW, url=url).receiver == receiver
+
+
+def test_there_is_one_sink_wherever_it_is() -> None:
+    events = [
+        replace(NEW, kind=NotificationKind.USAGE, url=f"https://{host}.example/") for host in "ab"
+    ]
+
+    assert {event.receiver for event in events} == {"sink"}
+
+
+def test_the_end_is_dated_and_a_redelivery_takes_the_date_away() -> None:
+    delivered = apply_result(NEW, DeliveryResult(204), NOW_MS + 5, 0)
+    gone = apply_result(NEW, DeliveryResult(410, DeliveryError.GONE), NOW_MS + 6, 0)
+    waiting = apply_result(NEW, DOWN, NOW_MS + 7, 0)
+
+    assert (delivered.ended_at_ms, gone.ended_at_ms) == (NOW_MS + 5, NOW_MS + 6)
+    assert waiting.ended_at_ms is None
+    assert redeliver(gone, NOW_MS).ended_at_ms is None
+
+
+def test_no_wait_is_longer_than_the_longest_that_is_believed() -> None:
+    for attempt_count in range(1, ATTEMPTS_MAX):
+        at_ms = next_attempt_ms(attempt_count, NOW_MS, 1)
+        assert at_ms is not None
+        assert at_ms <= NOW_MS + WAIT_MS_MAX
