@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 NOT_CONFIRMED: Final = TaskError(
     "SubmissionNotConfirmed",
-    "The upstream never got this submission. Nothing is charged; it is safe to submit again.",
+    "The upstream never got this submission, and nothing is charged. It is safe to submit again, "
+    "with a new Idempotency-Key if it had one.",
 )
 OUTCOME_UNKNOWN: Final = TaskError(
     "SubmissionOutcomeUnknown",

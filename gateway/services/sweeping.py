@@ -68,13 +68,13 @@ async def hash_requests(runtime: Runtime, stored: Sequence[StoredRequest]) -> No
 async def announce(runtime: Runtime) -> None:
     """Note that this process lives: others take its submissions for lost once it does not.
 
-    The one server of a SQLite database forgets what ran before it as soon as it starts.
+    The one server of a SQLite database forgets what ran before it as soon as it starts, also if the
+    clock says that it is yet to run.
     """
     now_ms = runtime.clock.now_ms()
-    kept_ms = int(_FORGOTTEN_S * 1000)
-    if runtime.db.name == "sqlite" and not runtime.lifecycle.is_announced:
-        kept_ms = 0
-    await runtime.db.write(attempts.see_process, runtime.process_id, now_ms, now_ms - kept_ms)
+    is_first = runtime.db.name == "sqlite" and not runtime.lifecycle.is_announced
+    before_ms = None if is_first else now_ms - int(_FORGOTTEN_S * 1000)
+    await runtime.db.write(attempts.see_process, runtime.process_id, now_ms, before_ms)
     runtime.lifecycle.is_announced = True
 
 

@@ -263,14 +263,19 @@ def schedule_probe(
     )
 
 
-def see_process(conn: sa.Connection, process_id: str, now_ms: int, forget_before_ms: int) -> None:
-    """Note that a process is alive, and forget those that have not been for long."""
+def see_process(
+    conn: sa.Connection, process_id: str, now_ms: int, forget_before_ms: int | None
+) -> None:
+    """Note that a process is alive; forget those not seen since, or without a date all others."""
     seen = conn.execute(
         sa.update(processes).where(processes.c.id == process_id).values(seen_at_ms=now_ms)
     )
     if seen.rowcount == 0:
         conn.execute(sa.insert(processes), {"id": process_id, "seen_at_ms": now_ms})
-    conn.execute(sa.delete(processes).where(processes.c.seen_at_ms < forget_before_ms))
+    is_gone = processes.c.id != process_id
+    if forget_before_ms is not None:
+        is_gone &= processes.c.seen_at_ms < forget_before_ms
+    conn.execute(sa.delete(processes).where(is_gone))
 
 
 def _set(conn: sa.Connection, task_id: str, values: Mapping[str, int]) -> None:

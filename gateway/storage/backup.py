@@ -10,7 +10,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,7 @@ def restore(
             revision = _check(scratch, backup, lock_timeout_s)
             _prepare(scratch, event, lock_timeout_s)
         with _explaining(f"{database} can't be replaced"):
-            if _is_sound(database, lock_timeout_s):
+            if _is_sound_or_kept(database, kept, lock_timeout_s):
                 _keep(database, kept, lock_timeout_s)
                 _copy(scratch, database, lock_timeout_s)
             else:
@@ -155,6 +155,31 @@ def _check(scratch: Path, origin: Path, lock_timeout_s: float) -> str:
         return revision
 
 
+def _is_sound_or_kept(database: Path, kept: Path, lock_timeout_s: float) -> bool:
+    """Whether the database is sound. If it is not, its logs are beside `kept` afterwards.
+
+    They are put there first: SQLite removes a log that is of no use as soon as it looks at it.
+    """
+    logs = [Path(f"{kept}{suffix}") for suffix in _SIDECARS if _link(database, kept, suffix)]
+    is_sound = True
+    try:
+        is_sound = _is_sound(database, lock_timeout_s)
+    finally:
+        if is_sound:  # or busy
+            for log in logs:
+                log.unlink()
+    return is_sound
+
+
+def _link(database: Path, kept: Path, suffix: str) -> bool:
+    """Give one of the database's files a second name; False if there is no such file."""
+    try:
+        os.link(f"{database}{suffix}", f"{kept}{suffix}")
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _is_sound(database: Path, lock_timeout_s: float) -> bool:
     """Whether there is a database that can be read and written as one."""
     if not database.exists():
@@ -175,9 +200,7 @@ def _swap_files(scratch: Path, database: Path, kept: Path) -> None:
     The damaged file is there until the new one is, so that no server takes the folder for a new
     one. Its logs must be gone by then: SQLite would apply them to the new one.
     """
-    for suffix in ("", *_SIDECARS):
-        with suppress(FileNotFoundError):
-            os.link(f"{database}{suffix}", f"{kept}{suffix}")
+    _link(database, kept, "")
     _sync(database.parent)
     _remove_sidecars(database)
     scratch.replace(database)

@@ -152,6 +152,22 @@ _SENDING: Final = (
         ),
     ),
     Bug(
+        "a client that hangs up stops its submission",
+        "gateway/services/submission.py",
+        (
+            Edit(
+                "    runtime.background.start(_carry_out(runtime, flight, request, repeat))\n",
+                "    work = asyncio.ensure_future(_carry_out(runtime, flight, request, repeat))\n",
+            ),
+            Edit(
+                "        flight.has_client_left = True\n",
+                "        flight.has_client_left = True\n        work.cancel()\n",
+            ),
+        ),
+        _of(_SUBMITTING, "test_a_client_that_hangs_up_changes_nothing")
+        + _of(_SUBMITS, "test_a_client_that_hangs_up_leaks_no_hold"),
+    ),
+    Bug(
         "an idempotency key is not noted",
         "gateway/storage/admission.py",
         (
