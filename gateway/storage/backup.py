@@ -8,6 +8,7 @@ no log of the one is ever applied to the other, and whoever has the file open is
 import errno
 import os
 import secrets
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ def restore(
     ConfigurationError if the backup's schema is not ours, or newer than this release.
     """
     _clean_up(database)
-    kept = database.with_name(f"{database.name}.before-restore-{stamp}")
+    kept = _choose_name(database, stamp)
     with _scratch_file(database) as scratch:
         with _explaining(f"{backup} can't be restored"):
             _copy_to_one_file(backup, scratch, lock_timeout_s, mode="ro")
@@ -97,6 +98,13 @@ def mark_restored(conn: sa.Connection, event: AuditEvent) -> None:
     """Note, and record, that the database may lack what happened before this."""
     meta.set_restored(conn, event.at_ms)
     audit.add(conn, event)
+
+
+def _choose_name(database: Path, stamp: str) -> Path:
+    """Return the name of what is kept: of the stamp, and of nothing that is there already."""
+    name = f"{database.name}.before-restore-{stamp}"
+    names = (name, *(f"{name}-{number}" for number in range(2, 1000)))
+    return next(path for path in map(database.with_name, names) if not path.exists())
 
 
 def _prepare(scratch: Path, event: AuditEvent, lock_timeout_s: float) -> None:
@@ -177,6 +185,8 @@ def _link(database: Path, kept: Path, suffix: str) -> bool:
         os.link(f"{database}{suffix}", f"{kept}{suffix}")
     except FileNotFoundError:
         return False
+    except PermissionError:  # a file system without links
+        shutil.copy(f"{database}{suffix}", f"{kept}{suffix}")
     return True
 
 

@@ -61,9 +61,9 @@ class Bench:
         """Carry out an order while its calls go wrong as told."""
         return self._run(order, injections)
 
-    def record_points(self, order: Order) -> list[Injection]:
+    def record_points(self, order: Order, *faults: Injection) -> list[Injection]:
         """Return every kill worth trying of an order, which is carried out for that."""
-        ran = self._run(order, ())
+        ran = self._run(order, faults)
         assert ran.exit_code == 0, f"{order.flow}: {ran.log.read_text()[-3000:]}"
         return list_points(self.record_of(order))
 

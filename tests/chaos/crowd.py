@@ -24,9 +24,9 @@ _REPEATED_SHARE: Final = 0.1
 
 @dataclass(slots=True)
 class Crowd:
-    """What all clients of a server have asked for and were told. Made by `open_crowd`."""
+    """What all clients have asked for and were told. Made by `open_crowd`."""
 
-    server: Server
+    servers: Sequence[Server]
     http: httpx.AsyncClient
     keys: Sequence[str]
     source: random.Random
@@ -86,13 +86,14 @@ class Crowd:
 
     async def ask(self, key: str, wish: str, surface: str = SURFACES[0]) -> httpx.Response | None:
         """Ask for a task once and return the answer; None if none came."""
-        if not self.server.url:
+        urls = [server.url for server in self.servers if server.url]
+        if not urls:
             return None
         self.asked_count += 1
         text = f"A paper boat drifts, {wish} --resolution 480p --duration 5"
         try:
             return await self.http.post(
-                self.server.url + surface,
+                self.source.choice(urls) + surface,
                 json={"model": MODEL, "content": [{"type": "text", "text": text}]},
                 headers={"Authorization": f"Bearer {key}", "Idempotency-Key": wish},
             )
@@ -103,16 +104,16 @@ class Crowd:
     async def read(self, key: str, task_id: str) -> httpx.Response:
         """Ask how a task is."""
         return await self.http.get(
-            f"{self.server.url}{SURFACES[0]}/{task_id}",
+            f"{self.servers[0].url}{SURFACES[0]}/{task_id}",
             headers={"Authorization": f"Bearer {key}"},
         )
 
 
 @asynccontextmanager
 async def open_crowd(
-    server: Server, keys: Sequence[str], source: random.Random, pause_s: float = 0.2
+    servers: Sequence[Server], keys: Sequence[str], source: random.Random, pause_s: float = 0.2
 ) -> AsyncIterator[Crowd]:
-    """Give the clients of a server; each waits up to `pause_s` between two requests."""
+    """Give the clients of these servers; each waits up to `pause_s` between two requests."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
     async with httpx.AsyncClient(trust_env=False, timeout=_ANSWER_S_MAX, limits=limits) as http:
-        yield Crowd(server, http, keys, source, pause_s)
+        yield Crowd(servers, http, keys, source, pause_s)

@@ -34,6 +34,7 @@ def build_scenes(bench: Bench) -> list[Scene]:
         Scene("observe", "observe", prepared, prelude_magic="sandbox:queued=0", is_slow=True),
         _settle(bench, prepared),
         _reconcile(bench, prepared),
+        _journal(bench, prepared),
         _replay(bench, prepared),
         (restored := _restore(bench, prepared)),
         _compare(bench, restored),
@@ -60,19 +61,28 @@ def _reconcile(bench: Bench, prepared: Path) -> Scene:
     return Scene("reconcile", "recover", folder, credential)
 
 
+def _journal(bench: Bench, prepared: Path) -> Scene:
+    """The database takes no write once the submission is on its way: the outcome is journalled."""
+    fault = _store_fault(bench, prepared, PRELUDE)
+    return Scene("journal", "submit", prepared, faults=(fault,))
+
+
 def _replay(bench: Bench, prepared: Path) -> Scene:
-    """A task was accepted, and the database took no write any more: the journal has the outcome."""
-    tried, credential = bench.new_folder(prepared), bench.sandbox.open_account()
-    order = bench.order("submit", tried, credential, idempotency_key=KEY)
-    bench.record_points(order)
-    written_count = count_of(bench.record_of(order), "pwrite64", before="connect")
+    """So it was, and its process has ended: the journal alone has the outcome."""
+    fault = _store_fault(bench, prepared, "")
     folder, credential = bench.new_folder(prepared), bench.sandbox.open_account()
-    bench.run_faulty(
-        bench.order("submit", folder, credential, idempotency_key=KEY),
-        Injection("pwrite64", written_count + 1, "error=EIO", is_lasting=True),
-    )
+    bench.run_faulty(bench.order("submit", folder, credential, idempotency_key=KEY), fault)
     assert has_pending(folder), "the outcome was stored, or is nowhere"
     return Scene("replay", "recover", folder, credential)
+
+
+def _store_fault(bench: Bench, prepared: Path, prelude: str) -> Injection:
+    """Return what lets every write of the database fail that comes after the submission."""
+    folder, credential = bench.new_folder(prepared), bench.sandbox.open_account()
+    order = bench.order("submit", folder, credential, idempotency_key=KEY, prelude=prelude)
+    bench.record_points(order)
+    written_count = count_of(bench.record_of(order), "pwrite64", before="connect")
+    return Injection("pwrite64", written_count + 1, "error=EIO", is_lasting=True)
 
 
 def _restore(bench: Bench, prepared: Path) -> Scene:

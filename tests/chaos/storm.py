@@ -43,13 +43,17 @@ async def kill_again_and_again(
 
 @asynccontextmanager
 async def crowded(
-    server: Server, keys: Sequence[str], count: int, source: random.Random, pause_s: float = 0.2
+    servers: Sequence[Server],
+    keys: Sequence[str],
+    count: int,
+    source: random.Random,
+    pause_s: float = 0.2,
 ) -> AsyncIterator[Crowd]:
     """Let so many clients submit while the block runs; they get their last answers after it.
 
-    The block has to leave a server that answers.
+    The block has to leave them servers that answer.
     """
-    async with open_crowd(server, keys, source, pause_s) as crowd, asyncio.TaskGroup() as group:
+    async with open_crowd(servers, keys, source, pause_s) as crowd, asyncio.TaskGroup() as group:
         clients = group.create_task(crowd.run(count))
         try:
             yield crowd
@@ -100,12 +104,14 @@ async def wait_until_settled(read: Callable[[], Books | Awaitable[Books]], limit
         await asyncio.sleep(min(_LOOK_S, limit_s))
 
 
-def describe(server: Server, books: Books, sandbox: Sandbox, crowd: Crowd) -> Iterator[str]:
+def describe(books: Books, sandbox: Sandbox, crowd: Crowd) -> Iterator[str]:
     """Yield the lines that tell what happened."""
     truth = sandbox.read_truth()
     states = Counter(task["state"] for task in books.tasks)
     lost_count = sum(move["to_state"] == "unknown" for move in books.transitions)
-    yield f"starts {server.start_count}, killed {server.kill_count}"
+    starts_count = sum(server.start_count for server in crowd.servers)
+    kills_count = sum(server.kill_count for server in crowd.servers)
+    yield f"starts {starts_count}, killed {kills_count}"
     yield (
         f"requests {crowd.asked_count}, broken {crowd.broken_count}, put off {crowd.put_off_count},"
         f" wishes {len(crowd.wishes)}, answered {len(crowd.task_ids)}"

@@ -54,6 +54,8 @@ class Scene:
     prelude_magic: str = ""
     is_slow: bool = False
     """Whether tasks go on at the upstream, as slowly as real ones, until the flow has ended."""
+    faults: tuple[Injection, ...] = ()
+    """What goes wrong besides."""
     may_be_refused: bool = False
     """Whether a client that comes again may be told the upstream's refusal."""
 
@@ -107,7 +109,9 @@ def list_points(bench: Bench, scene: Scene) -> list[tuple[Scene, Injection]]:
     """Return every kill worth trying in a scene."""
     order = _order(bench, scene, bench.new_folder(scene.template))
     with _at_speed_of(bench, scene):
-        return [(scene, injection) for injection in bench.record_points(order)]
+        points = bench.record_points(order, *scene.faults)
+    taken = {fault.call for fault in scene.faults}  # of a call, only one thing can go wrong
+    return [(scene, injection) for injection in points if injection.call not in taken]
 
 
 def choose_points(
@@ -135,7 +139,7 @@ def try_point(bench: Bench, scene: Scene, injection: Injection) -> Trial:
     folder = bench.new_folder(scene.template)
     order = _order(bench, scene, folder)
     with _at_speed_of(bench, scene):
-        ran = bench.run_faulty(order, injection)
+        ran = bench.run_faulty(order, *scene.faults, injection)
     after = replace(order, flow="recover", prelude="")
     bench.run(after)
     books = read_books(folder / DATABASE_FILE)

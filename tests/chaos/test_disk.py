@@ -79,7 +79,7 @@ async def rig(tmp_path: Path, sandbox: Sandbox, disk: SmallDisk) -> AsyncIterato
     with serving(settings, credential, folder=tmp_path, prefix=disk.prefix) as server:
         (key,) = create_keys(server, 1)
         server.start()
-        async with open_crowd(server, [key], random.Random(SEED)) as crowd:
+        async with open_crowd([server], [key], random.Random(SEED)) as crowd:
             yield Rig(server, sandbox, disk, crowd, key, tmp_path / "copy.db")
             server.stop()
 
@@ -100,7 +100,7 @@ async def ride_out(rig: Rig, outages_count: int) -> list[str]:
     Return all that is wrong once everything has come to rest.
     """
     source = random.Random(SEED)
-    async with crowded(rig.server, [rig.key], CLIENTS_COUNT, source) as crowd:
+    async with crowded([rig.server], [rig.key], CLIENTS_COUNT, source) as crowd:
         await crowd.wait_for_more(CLIENTS_COUNT)
         for _ in range(outages_count):
             async with kept_full(rig.disk):

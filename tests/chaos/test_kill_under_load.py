@@ -51,7 +51,7 @@ async def ride_out(tmp_path: Path, sandbox: Sandbox, rounds_count: int) -> list[
     settings = make_settings(tmp_path / "data", sandbox.url, submit=SUBMIT)
     with serving(settings, credential, folder=tmp_path) as server:
         keys = create_keys(server, KEYS_COUNT)
-        async with crowded(server, keys, CLIENTS_COUNT, source) as crowd:
+        async with crowded([server], keys, CLIENTS_COUNT, source) as crowd:
             await kill_again_and_again(
                 server, source, ALIVE_S_MAX, lambda: next(rounds) > rounds_count
             )
@@ -63,7 +63,7 @@ async def ride_out(tmp_path: Path, sandbox: Sandbox, rounds_count: int) -> list[
             *judge(books, sandbox, crowd),
             *compare_usage(report_usage(server), books, sandbox.read_truth()),
         ]
-        print(f"\nseed {SEED}", *describe(server, books, sandbox, crowd), sep="\n")
+        print(f"\nseed {SEED}", *describe(books, sandbox, crowd), sep="\n")
         print(*differences, sep="\n")
         assert server.kill_count == rounds_count
         return differences

@@ -43,7 +43,7 @@ async def test_a_backup_under_load_is_restored_and_what_it_lacks_are_orphans(
     backup = tmp_path / "backup.db"
     sandbox.set_faults(SLOW)
     server.start()
-    async with crowded(server, [key], CLIENTS_COUNT, random.Random(SEED)) as crowd:
+    async with crowded([server], [key], CLIENTS_COUNT, random.Random(SEED)) as crowd:
         await crowd.wait_for_more(WISHES_COUNT)
         await asyncio.to_thread(server.run_command, "backup", "--to", str(backup))
         await crowd.wait_for_more(WISHES_COUNT)
@@ -56,7 +56,7 @@ async def test_a_backup_under_load_is_restored_and_what_it_lacks_are_orphans(
     known = {task["id"] for task in server.read_books().tasks}
     kept = {wish: task_id for wish, task_id in crowd.task_ids.items() if task_id in known}
     assert 0 < len(kept) < len(crowd.task_ids)
-    async with open_crowd(server, [key], random.Random(SEED)) as again:
+    async with open_crowd([server], [key], random.Random(SEED)) as again:
         await see_that_submits_wait(again, key, next(iter(kept.values())))
         assert len(sandbox.read_truth()) == made_count
         sandbox.set_faults()

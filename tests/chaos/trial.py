@@ -71,7 +71,7 @@ async def run_trial(options: Options) -> list[str]:
         with serving(settings, credential, folder=options.folder) as server:
             keys = create_keys(server, KEYS_COUNT)
             over_at_s = time.monotonic() + options.seconds
-            async with crowded(server, keys, options.concurrent, source) as crowd:
+            async with crowded([server], keys, options.concurrent, source) as crowd:
                 await kill_again_and_again(
                     server, source, 2 * options.kill_every_s, lambda: time.monotonic() > over_at_s
                 )
@@ -87,7 +87,7 @@ async def run_trial(options: Options) -> list[str]:
                 *compare_usage(usage, books, truth),
             ]
             print(f"\nseed {options.seed}, settled after {settled_s:.0f} s")
-            print(*describe(server, books, sandbox, crowd), sep="\n")
+            print(*describe(books, sandbox, crowd), sep="\n")
             print(*_render(usage, books, truth), sep="\n")
             print(f"{len(differences)} differ", *differences, sep="\n")
             return differences
@@ -95,7 +95,7 @@ async def run_trial(options: Options) -> list[str]:
 
 async def find_unended(server: Server, keys: Sequence[str], crowd: Crowd) -> AsyncIterator[str]:
     """Yield each id that a client was told, and that does not show it a task that has ended."""
-    async with open_crowd(server, keys, random.Random()) as readers:
+    async with open_crowd([server], keys, random.Random()) as readers:
         for wish, task_id in crowd.task_ids.items():
             answer = await readers.read(keys[0], task_id)
             if answer.status_code != 200 or answer.json()["status"] not in ENDED:

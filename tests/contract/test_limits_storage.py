@@ -38,6 +38,7 @@ async def put(
 
 
 async def test_a_limit_of_every_kind_is_kept_in_place_of_an_earlier_one(database: Database) -> None:
+    kinds: list[tuple[Metric, Window | None]]
     kinds = [(metric, window) for metric in BUDGETS for window in Window]
     kinds += [(metric, None) for metric in (Metric.TASKS, Metric.RPM)]
     every = []

@@ -239,6 +239,21 @@ def damage(path: Path) -> None:
         file.write(b"\xff" * 4096 * 3)
 
 
+REFUSED: Final = {
+    "restore": (2, "give either FILE or --mark"),
+    "restore saved.db --mark": (2, "give either FILE or --mark"),
+    "restore nothing.db": (2, "There is no file nothing.db."),
+    "restore .data": (2, "There is no file .data."),
+    "restore .data/gateway.db": (2, "is the database itself."),
+    "restore empty.db": (2, "empty.db is no database of a gateway."),
+    "restore other.db": (2, "other.db is no database of a gateway."),
+    "restore text.db": (1, "text.db can't be restored: file is not a database."),
+    "restore damaged.db": (1, "damaged.db"),
+    "restore lacking.db": (1, "lacking.db is damaged: it has references to missing rows."),
+    "restore newer.db": (2, "newer than any that this release knows"),
+}
+
+
 class TestRestore:
     def test_the_backups_content_is_back_and_what_was_there_is_kept(
         self, run: CommandLine, database: Path
@@ -358,36 +373,21 @@ class TestRestore:
         assert project_names(database) == {"old", "new", "meanwhile"}
         assert not is_restored(database)
 
-    @pytest.mark.parametrize(
-        ("line", "exit_code", "complaint"),
-        [
-            ("restore", 2, "give either FILE or --mark"),
-            ("restore saved.db --mark", 2, "give either FILE or --mark"),
-            ("restore nothing.db", 2, "There is no file nothing.db."),
-            ("restore .data", 2, "There is no file .data."),
-            ("restore .data/gateway.db", 2, "is the database itself."),
-            ("restore empty.db", 2, "empty.db is no database of a gateway."),
-            ("restore other.db", 2, "other.db is no database of a gateway."),
-            ("restore text.db", 1, "text.db can't be restored: file is not a database."),
-            ("restore damaged.db", 1, "damaged.db"),
-            ("restore lacking.db", 1, "lacking.db is damaged: it has references to missing rows."),
-            ("restore newer.db", 2, "newer than any that this release knows"),
-        ],
-    )
     def test_what_can_not_be_restored_leaves_everything_as_it_was(
-        self, run: CommandLine, database: Path, line: str, exit_code: int, complaint: str
+        self, run: CommandLine, database: Path
     ) -> None:
         spoil_copies(run, database)
         before = names_in(database.parent)
 
-        outcome = run(line)
+        for line, (exit_code, complaint) in REFUSED.items():
+            outcome = run(line)
 
-        assert (outcome.exit_code, outcome.out) == (exit_code, "")
-        assert complaint in outcome.complaint
-        # Beside the lock that every restore takes.
-        assert names_in(database.parent) - {"serve.lock"} == before
-        assert project_names(database) == {"old", "new"}
-        assert not is_restored(database)
+            assert (outcome.exit_code, outcome.out) == (exit_code, ""), line
+            assert complaint in outcome.complaint
+            # Beside the lock that every restore takes.
+            assert names_in(database.parent) - {"serve.lock"} == before
+            assert project_names(database) == {"old", "new"}
+            assert not is_restored(database)
 
     def test_a_restore_by_other_means_can_be_marked(self, run: CommandLine, database: Path) -> None:
         told = run("restore --mark --format json")
@@ -434,18 +434,20 @@ class TestRestore:
         assert not any("partial" in name for name in names_in(database.parent))
         assert project_names(database) == {"old"}
 
-    def test_an_earlier_copy_of_what_was_there_is_not_overwritten(
+    def test_what_an_earlier_one_of_the_same_second_kept_is_not_overwritten(
         self, run: CommandLine, database: Path
     ) -> None:
         saved = save(run, database)
-        kept = database.with_name(f"{DATABASE_FILE}.before-restore-{STAMP}")
-        kept.write_text("precious")
+        earlier = database.with_name(f"{DATABASE_FILE}.before-restore-{STAMP}")
+        earlier.write_text("precious")
 
-        with pytest.raises(FileExistsError):
-            restore(saved, database, EVENT, stamp=STAMP, lock_timeout_s=TIMEOUT_S)
+        done = restore(saved, database, EVENT, stamp=STAMP, lock_timeout_s=TIMEOUT_S)
 
-        assert kept.read_text() == "precious"
-        assert project_names(database) == {"old", "new"}
+        assert earlier.read_text() == "precious"
+        assert done.kept is not None
+        assert done.kept.name == f"{earlier.name}-2"
+        assert project_names(done.kept) == {"old", "new"}
+        assert project_names(database) == {"old"}
 
 
 def spoil_copies(run: CommandLine, database: Path) -> None:

@@ -28,7 +28,10 @@ def key(run: CommandLine) -> str:
 
 
 def test_a_limit_of_every_kind_is_set_and_shown(run: CommandLine, key: str) -> None:
-    kinds = [(metric.value, window.value) for metric in BUDGETS for window in Window]
+    kinds = [
+        (metric.value, window.value)
+        for metric, window in zip(BUDGETS, [*Window, Window.DAY], strict=True)
+    ]
     scopes = ("--org", "--project default", f"--key {key}")
     for number, (metric, window) in enumerate(kinds):
         scope = scopes[number % 3]

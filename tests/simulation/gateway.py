@@ -145,9 +145,10 @@ class Process(Owner):
         self._answering_count += 1
         await asyncio.wait([answering])
         self._answering_count -= 1
-        if self.is_dead or answering.cancelled():
+        reply = None if answering.cancelled() else answering.result()
+        if self.is_dead or reply is None:
             raise CutOffError
-        return answering.result()
+        return reply
 
     async def call_back(self, url: str, body: bytes) -> bool:
         """Deliver an upstream's callback; False if nobody took it."""
@@ -158,7 +159,7 @@ class Process(Owner):
             return False
         return reply.status < 300
 
-    async def _answer(self, connection: Connection) -> Reply:
+    async def _answer(self, connection: Connection) -> Reply | None:
         sent: list[Message] = []
         inbox = [{"type": "http.request", "body": connection.body, "more_body": False}]
 
@@ -176,7 +177,7 @@ class Process(Owner):
 
         await self._app(_scope_of(connection), receive, send)
         if len(sent) < 2:
-            raise CutOffError
+            return None
         headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
         return Reply(sent[0]["status"], headers, sent[1]["body"])
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.simulation.judge_tasks import may_differ
 from tests.simulation.truth import DEFINITE_NO, QUIET_MS, TERMINAL, Truth
-from tests.simulation.world import Fate, WorldTask
+from tests.simulation.world import Echo, Fate, WorldTask
 
 _AMOUNTS: Final = ("micros", "tokens", "seconds", "videos")
 _MILLION: Final = 1_000_000
@@ -115,6 +115,9 @@ def _is_true(
 
 def _is_absent(truth: Truth, row: sqlite3.Row, made: Sequence[WorldTask]) -> bool:
     """Whether nothing was made, nor would be within the quiet time after the answer was lost."""
+    if truth.is_misdated(row["id"]):
+        shows_late = truth.site.world.weather.echo is Echo.WHEN_ENDED
+        return shows_late or not any(truth.is_recognizable(each) for each in made)
     is_promised = any(each.fate is Fate.LATE for each in truth.received_for(row["id"]))
     return all(truth.is_late(each) for each in made) and not is_promised and _is_quiet(truth, row)
 

@@ -77,10 +77,21 @@ class Truth:
         return [each for each in self.site.world.own_tasks() if each.attempt_id == attempt_id]
 
     def is_late(self, task: WorldTask) -> bool:
-        """Whether a task was made so late that its absence was rightly taken for proved by then."""
+        """Whether a task was made when its absence was rightly taken for proved, or for provable.
+
+        That is the quiet time after the deadline: what an upstream makes later is not waited for.
+        """
+        if self.fate_of(task) is not Fate.VERY_LATE:
+            return False
         released_s = self.released_s.get(task.attempt_id or "")
-        is_after = released_s is not None and task.created_s > released_s
-        return is_after and self.fate_of(task) is Fate.VERY_LATE
+        if released_s is not None and task.created_s > released_s:
+            return True
+        row = self.row(
+            "SELECT submit_deadline_at_ms - created_at_ms FROM tasks WHERE id = ?", task.attempt_id
+        )
+        assert row is not None
+        sent_s = self.received_for(task.attempt_id)[-1].at_s
+        return task.created_s >= sent_s + (row[0] + QUIET_MS) / 1000
 
     def is_misdated(self, attempt_id: str | None) -> bool:
         """Whether an attempt was sent while the clock was more wrong than windows in time bear."""
@@ -91,13 +102,17 @@ class Truth:
 
         Not promised: to tell a task that was made long after its absence was proved, and carries
         nothing of ours, from those of other software on the account; or one whose attempt nothing
-        has explained, by list or callback, until its horizon, which is alarmed and booked.
+        has explained, by list or callback, until its horizon, which is alarmed and booked; or one
+        that carries nothing of ours and whose attempt has a wrong date.
         """
         if self.is_late(task) and not self.is_recognizable(task):
             return True
         row = self.row("SELECT state, error FROM tasks WHERE id = ?", task.attempt_id)
-        is_over = row is not None and row["state"] == "failed" and HORIZON_CODE in row["error"]
-        return is_over and (self.is_misdated(task.attempt_id) or not self.is_recognizable(task))
+        if row is None or row["state"] != "failed":
+            return False
+        if self.is_misdated(task.attempt_id):
+            return HORIZON_CODE in row["error"] or not self.is_recognizable(task)
+        return HORIZON_CODE in row["error"] and not self.is_recognizable(task)
 
     def is_recognizable(self, task: WorldTask) -> bool:
         """Whether the list shows, sooner or later, that a task can only be the gateway's."""

@@ -4,7 +4,14 @@ from typing import Any, Final
 import pytest
 
 from gateway.domain.attempts import Markers, Shape
-from gateway.domain.likeness import Policy, contradicts, is_marked, is_timely, window_ms
+from gateway.domain.likeness import (
+    Policy,
+    contradicts,
+    is_marked,
+    is_timely,
+    is_too_early,
+    window_ms,
+)
 from tests.support.attempts import DEADLINE_MS, MODEL, SENT_MS, a_listed, a_sent
 
 SUFFIX: Final = "sgm" + "a" * 13
@@ -35,6 +42,19 @@ def test_a_task_is_in_time_within_the_window(
     task = replace(a_listed(), created_at_ms=SENT_MS + after_ms)
 
     assert is_timely(a_sent(), task, Policy()) is is_in_time
+
+
+@pytest.mark.parametrize(
+    ("after_ms", "too_early"), [(-60_001, True), (-60_000, False), (10**9, False)]
+)
+def test_a_task_is_too_early_before_the_window_and_never_after_it(
+    after_ms: int,
+    too_early: bool,  # noqa: FBT001 - part of a table
+) -> None:
+    task = replace(a_listed(), created_at_ms=SENT_MS + after_ms)
+
+    assert is_too_early(a_sent(), task, Policy()) is too_early
+    assert not is_too_early(a_sent(), a_listed(after_s=None), Policy())
 
 
 def test_of_a_task_without_a_date_nobody_knows_whether_it_is_in_time() -> None:

@@ -16,6 +16,7 @@ from gateway.domain.limits import (
     accounts_of,
     check_window,
     format_cap,
+    format_time,
     parse_cap,
     window_end_ms,
     window_start_ms,
@@ -282,6 +283,14 @@ def test_a_month_is_made_of_whole_days(at_ms: int, name: str) -> None:
 
     assert day_ms == month_end_ms
     assert 27 <= count <= 31
+
+
+def test_messages_call_each_scope_by_a_word() -> None:
+    assert [scope.word for scope in Scope] == ["organization", "project", "key"]
+
+
+def test_a_reset_is_told_in_utc_to_the_second() -> None:
+    assert format_time(at("2026-11-30T16:00", ZoneInfo("UTC")) + 999) == "2026-11-30T16:00:00Z"
 
 
 def test_accounts_are_locked_from_the_organization_down() -> None:

@@ -107,6 +107,11 @@ class TestByMarker:
         assert not verdict.orphans
         assert disputed(verdict) == {"a": ("up-1",)}
 
+    def test_a_marker_proves_also_what_came_later_than_it_should_have(self) -> None:
+        verdict = judge([seeded("a", 7)], a_listed(seed=7, after_s=24 * 3600))
+
+        assert adopted(verdict) == {"a": ("up-1", Proof.MARKER)}
+
     def test_a_marker_of_two_attempts_proves_nothing(self) -> None:
         twins = [seeded("a", 7, project_id="p1"), seeded("b", 7, project_id="p2")]
 

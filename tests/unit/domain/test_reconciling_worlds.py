@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any, Final
 
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from gateway.domain.attempts import ListedTask, Markers, Shape
@@ -170,7 +170,6 @@ def find_marked(world: World) -> set[str]:
     }
 
 
-@settings(max_examples=150)
 @given(worlds())
 def test_no_task_is_ever_given_to_another_project(world: World) -> None:
     for each in world.judge().adoptions:
@@ -183,7 +182,6 @@ def test_no_task_is_ever_given_to_another_project(world: World) -> None:
             assert world.kind_of(owner) == world.kind_of(each.task_id)
 
 
-@settings(max_examples=150)
 @given(worlds())
 def test_what_is_adopted_holds_in_every_world_that_looks_the_same(world: World) -> None:
     ways = list(arrangements(world, find_marked(world)))
@@ -194,7 +192,6 @@ def test_what_is_adopted_holds_in_every_world_that_looks_the_same(world: World) 
             assert kinds == {world.kind_of(each.task_id)}
 
 
-@settings(max_examples=150)
 @given(worlds())
 def test_what_is_proved_is_adopted(world: World) -> None:
     verdict = world.judge()
@@ -218,7 +215,6 @@ def test_what_is_proved_is_adopted(world: World) -> None:
             assert adopted[each.attempt.task_id] == listed_id
 
 
-@settings(max_examples=150)
 @given(worlds())
 def test_whoever_has_a_listed_task_is_neither_absent_nor_passed_over(world: World) -> None:
     verdict = world.judge()
@@ -248,7 +244,6 @@ def test_whoever_has_a_listed_task_is_neither_absent_nor_passed_over(world: Worl
     assert not adopted.keys() & {each.listed.upstream_task_id for each in verdict.orphans}
 
 
-@settings(max_examples=100)
 @given(worlds(), st.randoms(use_true_random=False))
 def test_the_order_of_list_and_attempts_makes_no_difference(world: World, random: Any) -> None:
     items, sent = list(world.seen.items), list(world.sent)

@@ -142,3 +142,21 @@ def test_any_sequence_of_looks_moves_forward_only(statuses: list[str]) -> None:
             assert RANK[moved.state] > RANK[task.state]
             assert moved.version == task.version + 1
             task = moved
+
+
+def test_a_call_back_is_news_until_a_look_has_shown_it() -> None:
+    task = a_task()
+    called = replace(task, called_back_at_ms=task.updated_at_ms + 1)
+
+    assert (task.is_called_back, task.is_news_due) == (False, False)
+    assert (called.is_called_back, called.is_news_due) == (True, True)
+    looked_at = replace(called, updated_at_ms=task.updated_at_ms + 1)
+    assert (looked_at.is_called_back, looked_at.is_news_due) == (True, False)
+
+
+def test_a_task_under_its_upstreams_id_is_an_imported_one() -> None:
+    task = a_task()
+
+    assert not task.is_imported
+    assert not replace(task, upstream_task_id="cgt-other").is_imported
+    assert replace(task, upstream_task_id=task.id).is_imported
