@@ -9,8 +9,8 @@ from tests.chaos.sweep import OUTCOMES, Scene, Tally, choose_points, sweep
 from tests.support.strace import Injection
 
 SEED = 20261124
-SAMPLE_COUNT = 33
-FAULTY_SAMPLE_COUNT = 11
+SAMPLE_COUNT = 24
+FAULTY_SAMPLE_COUNT = 12
 POINTS_COUNT_MIN = 500
 FAILING_CALLS = ("pwrite64", "write", "fsync", "fdatasync", "ftruncate", "openat")
 FAULTS = (

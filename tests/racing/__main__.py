@@ -10,6 +10,7 @@ import multiprocessing
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
 from typing import Final
@@ -26,8 +27,17 @@ ACTS: Final[Mapping[str, Callable[[Racer], Coroutine[None, None, JsonObject]]]] 
 }
 
 
+def load_drivers() -> None:
+    """Load what racers would each load for themselves."""
+    with suppress(ImportError):  # then PostgreSQL is not raced on
+        from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
+
+        create_async_engine("postgresql+asyncpg://")
+
+
 def run(race: Race) -> Sequence[JsonObject]:
     """Fork the racers, and return what each of them tells. RuntimeError if one failed."""
+    load_drivers()
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(race.racers_count)
     results: SimpleQueue[JsonObject | None] = context.SimpleQueue()

@@ -7,7 +7,7 @@ judges by that and by what really happened upstream, never by what the gateway b
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final, Protocol
 
@@ -35,7 +35,8 @@ class Sent:
     """One submit of a wish and what its client got to know of it."""
 
     at_s: float
-    ended_s: float = 0.0
+    ended_s: float | None = None
+    """None while its client waits."""
     status: int = 0
     """0: no answer came, or nobody waited for it."""
     has_left: bool = False
@@ -78,6 +79,8 @@ class Temper:
     cheats: float = 0.1
     calls_back: float = 0.3
     seeds: float = 0.2
+    twins: float = 0.15
+    """How often somebody wants one more of what was wished for before."""
     receivers: tuple[Receiver, ...] = (Receiver.GOOD,)
 
 
@@ -101,12 +104,23 @@ class Clients:
 
     async def run(self, count: int, within_s: float) -> None:
         """Let `count` wishes come up within a time, and each client go through with its own."""
-        self.wishes = [self.make_wish(number) for number in range(count)]
+        for _ in range(count):
+            self.make_wish()
         async with asyncio.TaskGroup() as group:
             for wish in self.wishes:
                 group.create_task(self._pursue(wish, self._draws.uniform(0, within_s)))
 
-    def make_wish(self, number: int) -> Wish:
+    def make_wish(self) -> Wish:
+        """Return a new wish, or one more of the last one."""
+        last = self.wishes[-1] if self.wishes else None
+        if last is not None and last.key is None and self._draws.random() < self._temper.twins:
+            wish = replace(last, number=len(self.wishes), sends=[], seen={}, other_prompts=[])
+        else:
+            wish = self._draw_wish(len(self.wishes))
+        self.wishes.append(wish)
+        return wish
+
+    def _draw_wish(self, number: int) -> Wish:
         draws, temper = self._draws, self._temper
         key = f"wish-{number}" if draws.random() < temper.keyed else None
         prompt = f"A paper boat drifts, number {number}"
@@ -158,9 +172,7 @@ class Clients:
             await asyncio.sleep(draws.choice((0.5, 5.0, 60.0)) * draws.uniform(0.5, 1.5))
         return None
 
-    async def submit(
-        self, wish: Wish, patience_s: float | None, *, repeat_count: int = 0
-    ) -> Sent:
+    async def submit(self, wish: Wish, patience_s: float | None, *, repeat_count: int = 0) -> Sent:
         headers: list[tuple[bytes, bytes]] = []
         is_counted = False
         if wish.key is not None:

@@ -142,7 +142,7 @@ class SimulatedDatabase:
         self._is_writing = False
 
     async def write(self, fn: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `fn` in the next batch; once it waits there, it runs whatever becomes of its caller."""
+        """Run `fn` in the next batch: that is done whatever becomes of its caller."""
         job = _Job(lambda conn: fn(conn, *args, **kwargs))
         if not self._owner.is_dead:
             self._queue.append(job)
@@ -186,9 +186,7 @@ class SimulatedDatabase:
 
     def _read(self, job: _Job[Any]) -> None:
         store = self._store
-        if store.is_out() or store.is_struck(
-            store.weather.read_failed, "store read failed"
-        ):
+        if store.is_out() or store.is_struck(store.weather.read_failed, "store read failed"):
             job.error = _unavailable(sqlite3.OperationalError("simulated"))
         else:
             store.driver.execute("PRAGMA query_only = ON")
@@ -223,7 +221,9 @@ class _Disk:
 
     def execute(self, statement: str) -> None:
         store, weather = self._store, self._store.weather
-        if statement.startswith("BEGIN") and (store.is_out() or store.is_struck(weather.busy, "store busy")):
+        if statement.startswith("BEGIN") and (
+            store.is_out() or store.is_struck(weather.busy, "store busy")
+        ):
             raise sqlite3.OperationalError("database is locked")
         if statement == "COMMIT" and store.is_struck(weather.full, "store full"):
             raise sqlite3.OperationalError("database or disk is full")
@@ -252,4 +252,3 @@ def _tell(watcher: Owner, on_change: Callable[[Change], None]) -> None:
 
 def _ignore() -> None:
     pass
-

@@ -19,7 +19,7 @@ from gateway.worker.supervisor import Loop, run_loops
 from tests.simulation.clock import SimulatedClock
 from tests.simulation.database import SimulatedStore
 from tests.simulation.journal import JournalDisk
-from tests.simulation.log import SimulatedLog
+from tests.simulation.log import LogBook, SimulatedLog
 from tests.simulation.loop import Owner, SimulatedLoop
 from tests.simulation.machine import PUBLIC_URL, Machine, Settings
 from tests.simulation.receivers import Receivers
@@ -74,7 +74,7 @@ class Site:
     journal: JournalDisk
     world: World
     receivers: Receivers
-    log: SimulatedLog
+    log: LogBook
 
     def build(self, seed: str, owner: Owner, **ports: Any) -> Runtime:
         """Return the runtime of a new process."""
@@ -82,7 +82,7 @@ class Site:
             self.settings,
             seed,
             self.clock,
-            self.log,
+            SimulatedLog(self.log, owner),
             db=self.store.open(owner),
             upstreams={UPSTREAM: SimulatedUpstream(self.world, owner)},
             journal=self.journal.open(owner),
@@ -197,7 +197,7 @@ class Process(Owner):
                 self.ready.set()
                 await self._is_stopping.wait()
                 await _begin_drain(runtime, app.in_flight_count)
-                while self._answering_count:
+                while self._answering_count:  # noqa: ASYNC110 - it only counts
                     await asyncio.sleep(_LOOK_S)
                 self.is_serving = False
                 await runtime.background.drain()

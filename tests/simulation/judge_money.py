@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Final
 
 from tests.simulation.judge_tasks import may_differ
@@ -11,9 +12,13 @@ from tests.simulation.truth import DEFINITE_NO, QUIET_MS, TERMINAL, Truth
 from tests.simulation.world import Echo, Fate, WorldTask
 
 _AMOUNTS: Final = ("micros", "tokens", "seconds", "videos")
+_COLUMNS: Final = tuple(f"{side}_{name}" for side in ("held", "spent") for name in _AMOUNTS)
 _MILLION: Final = 1_000_000
 _UNKNOWN_AGE_MS: Final = 7 * 86_400_000
 _BY_DECISION: Final = ("operator", "policy")
+
+Place = tuple[str, str, str, int, str]
+"""Scope, its id, window, when that began, column."""
 
 _SUMS: Final = """
 SELECT
@@ -117,7 +122,7 @@ def _is_absent(truth: Truth, row: sqlite3.Row, made: Sequence[WorldTask]) -> boo
     """Whether nothing was made, nor would be within the quiet time after the answer was lost."""
     if truth.is_misdated(row["id"]):
         shows_late = truth.site.world.weather.echo is Echo.WHEN_ENDED
-        return shows_late or not any(truth.is_recognizable(each) for each in made)
+        return shows_late or not any(truth.is_marked(each) for each in made)
     is_promised = any(each.fate is Fate.LATE for each in truth.received_for(row["id"]))
     return all(truth.is_late(each) for each in made) and not is_promised and _is_quiet(truth, row)
 
@@ -143,20 +148,15 @@ def _age_ms(truth: Truth, row: sqlite3.Row) -> int:
 
 def judge_balances(truth: Truth) -> Iterator[str]:
     """P7: every balance is the sum of its entries, and none is missing."""
-    expected: Counter[tuple[str, str, str, int, str]] = Counter()
+    expected: Counter[Place] = Counter()
     for entry in truth.rows("SELECT * FROM ledger_entries"):
-        for account in _accounts_of(entry):
-            for window in _windows_of(entry):
-                for side in ("held", "spent"):
-                    for name in _AMOUNTS:
-                        column = f"{side}_{name}"
-                        expected[*account, *window, column] += entry[column]
-    found: Counter[tuple[str, str, str, int, str]] = Counter()
+        for account, window in product(_accounts_of(entry), _windows_of(entry)):
+            for column in _COLUMNS:
+                expected[*account, *window, column] += entry[column]
+    found: Counter[Place] = Counter()
     for row in truth.rows("SELECT * FROM balances"):
-        where = (row["scope"], row["scope_id"], row["span"], row["start_ms"])
-        for side in ("held", "spent"):
-            for name in _AMOUNTS:
-                found[*where, f"{side}_{name}"] += row[f"{side}_{name}"]
+        for column in _COLUMNS:
+            found[row["scope"], row["scope_id"], row["span"], row["start_ms"], column] = row[column]
     for place in sorted(expected.keys() | found.keys()):
         if expected[place] != found[place]:
             yield f"P7: {place} is {found[place]}, by the ledger {expected[place]}"

@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import combinations, pairwise
 from typing import Final
 
 from tests.simulation.clients import Sent, Wish
@@ -42,6 +43,15 @@ def judge_history(truth: Truth) -> Iterator[str]:
             yield f"history: {row['id']} is {row['state']}, which no move says"
 
 
+def judge_accounted(truth: Truth) -> Iterator[str]:
+    """P1: whatever was created, there is a row that answers for it, at any moment."""
+    for task in truth.site.world.own_tasks():
+        row = truth.row("SELECT state FROM tasks WHERE id = ?", task.attempt_id)
+        if row is None or row["state"] == "rejected":
+            state = None if row is None else row["state"]
+            yield f"P1: {task.id} was made for {task.attempt_id}, which is {state}"
+
+
 def judge_wish(truth: Truth, wish: Wish) -> Iterator[str]:
     """P1, P2, P3: what a client was told and what was done for it agree, at any moment."""
     told = {sent.task_id for sent in wish.sends if sent.task_id is not None}
@@ -55,8 +65,11 @@ def judge_wish(truth: Truth, wish: Wish) -> Iterator[str]:
         yield from _judge_refusal(truth, wish, sent)
     if wish.key is not None:
         yield from _judge_key(truth, wish, told)
-    else:
-        yield from _judge_repeats(truth, wish, told)
+        return
+    twins = [each for each in truth.clients.wishes if each.prompt == wish.prompt]
+    yield from _judge_repeats(truth, twins)
+    if len(twins) > 1:
+        yield from _judge_twins(truth, twins)
 
 
 def _judge_refusal(truth: Truth, wish: Wish, sent: Sent) -> Iterator[str]:
@@ -71,10 +84,10 @@ def _judge_refusal(truth: Truth, wish: Wish, sent: Sent) -> Iterator[str]:
             )
 
 
-def _judge_key(truth: Truth, wish: Wish, told: set[str | None]) -> Iterator[str]:
+def _judge_key(truth: Truth, wish: Wish, told: set[str]) -> Iterator[str]:
     """P2: a key never makes a second task, whatever was sent under it."""
     if len(told) > 1:
-        yield f"P2: wish {wish.number} was told {sorted(map(str, told))}"
+        yield f"P2: wish {wish.number} was told {sorted(told)}"
     prompts = {wish.prompt, *wish.other_prompts}
     received = [each for each in truth.site.world.received if each.prompt in prompts]
     doubtful = [each for each in received if each.fate not in DEFINITE_NO]
@@ -83,20 +96,40 @@ def _judge_key(truth: Truth, wish: Wish, told: set[str | None]) -> Iterator[str]
         yield f"P2: wish {wish.number} was sent more than once: {sent}"
 
 
-def _judge_repeats(truth: Truth, wish: Wish, told: set[str | None]) -> Iterator[str]:
+def _judge_repeats(truth: Truth, twins: Sequence[Wish]) -> Iterator[str]:
     """P3: whoever comes again after a lost answer gets the task that was made for it."""
+    wish = twins[0]
+    sends = [sent for twin in twins for sent in twin.sends]
+    told = {sent.task_id for sent in sends if sent.task_id is not None}
     made = [task for task in truth.site.world.own_tasks() if task.prompt == wish.prompt]
-    lost_count = sum(sent.status == 0 for sent in wish.sends)
+    lost_count = sum(sent.status == 0 for sent in sends)  # or still under way
     if len(made) > len(told) + lost_count:
         ids = [task.id for task in made]
         yield f"P3: wish {wish.number}: {len(told)} told, {lost_count} lost, made {ids}"
+    if len(twins) > 1:  # which of them took whose place is left open
+        return
     received = [each for each in truth.received_of(wish.prompt) if each.fate not in DEFINITE_NO]
-    for first, second in zip(received, received[1:], strict=False):
+    for first, second in pairwise(received):
         if _is_unjoined(truth, wish, first, second):
             yield (
                 f"P3: wish {wish.number} came again for {first.attempt_id}, "
                 f"and {second.attempt_id} was sent"
             )
+
+
+def _judge_twins(truth: Truth, twins: Sequence[Wish]) -> Iterator[str]:
+    """P3: whoever wants the same as somebody else gets a task of their own.
+
+    Not so if they say that they repeat themselves, nor where nobody knows whether the other one was
+    answered, because a process died or a store failed in between.
+    """
+    is_counted = any(sent.is_counted_retry for twin in twins for sent in twin.sends)
+    if is_counted or not truth.is_calm:
+        return
+    told = [{sent.task_id for sent in twin.sends} - {None} for twin in twins]
+    for first, second in combinations(told, 2):
+        if first & second:
+            yield f"P3: {first & second} was given to two who wanted the same"
 
 
 def _is_unjoined(truth: Truth, wish: Wish, first: Received, second: Received) -> bool:
@@ -111,9 +144,11 @@ def _is_unjoined(truth: Truth, wish: Wish, first: Received, second: Received) ->
         return False
     if before.status != 0 or before.connection.is_answered:
         return False
-    is_clock_steady = not any(before.at_s <= at_s <= after.ended_s for at_s in truth.jumps_s)
+    if before.ended_s is None:
+        return False
+    is_clock_steady = not any(before.at_s <= at_s <= second.at_s for at_s in truth.jumps_s)
     is_noticed = after.is_counted_retry or after.at_s - before.ended_s >= _NOTICED_S
-    return is_noticed and is_clock_steady and after.ended_s - before.at_s < _JOIN_S
+    return is_noticed and is_clock_steady and second.at_s - before.at_s < _JOIN_S
 
 
 def _judge_recorded(truth: Truth, task: WorldTask) -> Iterator[str]:

@@ -43,7 +43,7 @@ def judge_told(truth: Truth) -> Iterator[str]:
             yield f"told: {row['id']} was never written"
         if truth.delivers and row["id"] not in got and kind_of(url) not in HOPELESS:
             yield f"told: {row['id']} never reached {url}"
-    yield from _judge_usage_events(truth, got)
+    yield from _judge_usage_events(truth)
 
 
 def _wanted(truth: Truth) -> list[Mapping[str, Any]]:
@@ -97,7 +97,7 @@ def _judge_usage(truth: Truth, delivery: Delivery) -> Iterator[str]:
         yield f"P10: the event of {task_id} has the id {told['id']}"
 
 
-def _judge_usage_events(truth: Truth, got: set[str]) -> Iterator[str]:
+def _judge_usage_events(truth: Truth) -> Iterator[str]:
     """P10: every settled task has one event, which reaches the sink unless that is hopeless."""
     rows = truth.rows("SELECT task_id, resolved_at_ms FROM reservations WHERE outcome = 'settled'")
     events = {

@@ -55,7 +55,9 @@ class SimulatedTask(asyncio.Task[T]):
     number: int
     owner: Owner | None
 
-    def __new__(cls, *_args: object, loop: "SimulatedLoop", **_kwargs: object) -> "SimulatedTask[T]":
+    def __new__(
+        cls, *_args: object, loop: "SimulatedLoop", **_kwargs: object
+    ) -> "SimulatedTask[T]":
         task = super().__new__(cls)
         task.number = next(loop.numbers)  # before asyncio registers it in a set
         return task
@@ -83,7 +85,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._ready = _Shuffled(self, Random(f"{seed}:order"))
         self._spread = Random(f"{seed}:threads")
         self._tasks: dict[SimulatedTask[Any], None] = {}
-        self.set_task_factory(_make_task)
+        self.set_task_factory(_make_task)  # type: ignore[arg-type]  # its own kinds of loop and task
         self.set_exception_handler(lambda _, context: self.errors.append(context))
 
     def time(self) -> float:
@@ -130,7 +132,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._tasks[task] = None
         task.add_done_callback(self._forget)
 
-    def run_in_executor(  # type: ignore[override]  # what runs is done here, without a thread
+    def run_in_executor(
         self, _executor: object, func: Callable[..., T], *args: object
     ) -> "asyncio.Future[T]":
         """Run `func` in one step, a moment later."""

@@ -68,7 +68,7 @@ class Machine:
         log: SimulatedLog,
         **ports: Any,
     ) -> Runtime:
-        """Return a runtime for a new process, with `ports` behind it and nothing kept from others."""
+        """Return the runtime of a new process, which keeps nothing of others."""
         config = self._configs.get(settings)
         if config is None:
             config = self._configs[settings] = make_config(self._data_dir, settings)

@@ -55,10 +55,8 @@ class Plan:
     temper: Temper
     kills: Sequence[Kill]
     jumps: Sequence[Jump]
-    limits_count: int
-    """How often an operator sets a limit."""
-    resolves: bool
-    """Whether an operator loses patience with a submission that is unknown."""
+    acts_count: int
+    """How often an operator does something."""
     epoch_ms: int
     """When it begins: on some day, or shortly before a month ends where the books are kept."""
 
@@ -81,8 +79,7 @@ def make_plan(seed: int) -> Plan:
         ),
         kills=[_draw_kill(draws) for _ in range(draws.choice((0, 1, 1, 2, 3)))],
         jumps=[_draw_jump(draws) for _ in range(draws.choice((0, 0, 1, 2)))],
-        limits_count=draws.choice((0, 0, 1, 3)),
-        resolves=draws.random() < 0.1,
+        acts_count=draws.choice((0, 0, 1, 3)),
         epoch_ms=_draw_epoch_ms(draws, settings.timezone),
     )
 
@@ -100,9 +97,9 @@ def _draw_settings(draws: Random) -> Settings:
 
 
 def _draw_world(draws: Random) -> WorldWeather:
-    fates = {fate: _share(draws) for fate in Fate if fate is not Fate.TAKEN}
-    total = sum(fates.values())
-    fates = {fate: share / max(1.0, total / 0.8) for fate, share in fates.items() if share}
+    shares: dict[Fate, float] = {fate: _share(draws) for fate in Fate if fate is not Fate.TAKEN}
+    total = sum(shares.values())
+    fates = {fate: share / max(1.0, total / 0.8) for fate, share in shares.items() if share}
     return WorldWeather(
         fates=fates,
         echo=draws.choice((Echo.ALWAYS, Echo.ALWAYS, Echo.PARTLY, Echo.WHEN_ENDED, Echo.NEVER)),

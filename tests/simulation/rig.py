@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
@@ -19,7 +19,7 @@ from tests.simulation.clock import EPOCH_MS, SimulatedClock
 from tests.simulation.database import SimulatedStore, StoreWeather
 from tests.simulation.gateway import Connection, CutOffError, Process, Reply, Site
 from tests.simulation.journal import JournalDisk, JournalWeather
-from tests.simulation.log import SimulatedLog
+from tests.simulation.log import LogBook
 from tests.simulation.loop import Owner, SimulatedLoop
 from tests.simulation.machine import Machine, Settings
 from tests.simulation.oracle import Oracle
@@ -39,11 +39,11 @@ _CLEARINGS_MAX: Final = 20
 class Conditions:
     """The circumstances of a deployment."""
 
-    settings: Settings = Settings()
-    world: WorldWeather = WorldWeather()
-    store: StoreWeather = StoreWeather()
-    journal: JournalWeather = JournalWeather()
-    temper: Temper = Temper()
+    settings: Settings = field(default_factory=Settings)
+    world: WorldWeather = field(default_factory=WorldWeather)
+    store: StoreWeather = field(default_factory=StoreWeather)
+    journal: JournalWeather = field(default_factory=JournalWeather)
+    temper: Temper = field(default_factory=Temper)
     epoch_ms: int = EPOCH_MS
 
 
@@ -54,7 +54,7 @@ class Rig:
         self,
         machine: Machine,
         seed: int,
-        conditions: Conditions = Conditions(),
+        conditions: Conditions,
         *,
         is_traced: bool = False,
     ) -> None:
@@ -73,7 +73,7 @@ class Rig:
         )
         self.trace_lines: list[str] = []
         self._is_traced = is_traced
-        self.log = SimulatedLog(self._add_line if is_traced else None)
+        self.log = LogBook(self._add_line if is_traced else None)
         self._hash = hashlib.blake2b(digest_size=16)
         self.site = Site(
             machine,
@@ -124,6 +124,7 @@ class Rig:
         """End the process after so many more steps of the loop, whatever it does then."""
         process = self.process
         assert process is not None
+        self.oracle.truth.has_died = True
         self._kill_at_step = self.loop.step_count + after_steps
         await process.died.wait()
         await process.bury()
@@ -133,6 +134,7 @@ class Rig:
         """Have the process end as after SIGTERM."""
         process = self.process
         assert process is not None
+        self.oracle.truth.has_died = True
         self.trace("process is told to stop")
         await process.stop()
         self.stop_count += 1

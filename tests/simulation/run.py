@@ -16,11 +16,12 @@ from random import Random
 from typing import Final
 
 from tests.simulation.machine import Machine
-from tests.simulation.operators import resolve_unknown, set_some_limit
+from tests.simulation.operators import ACTS
 from tests.simulation.plan import Plan, make_plan
 from tests.simulation.rig import Conditions, Rig
 
-HORIZON_S: Final = 11 * 86_400.0
+_DAY_S: Final = 86_400.0
+HORIZON_S: Final = 11 * _DAY_S
 """When everything must be over: the longest wait for an unknown submission, by a clock that may be
 a day wrong at either end, and the deliveries after that."""
 _WISHES_WITHIN_S: Final = 60.0
@@ -92,13 +93,7 @@ class Simulation:
         await loop.start(rig.clients.run(plan.wishes_count, within_s=_WISHES_WITHIN_S))
         for other in others:
             await other
-        rig.quiet_from_s = loop.time()
-        quiet_s = 0.0
-        while loop.time() < HORIZON_S:
-            await asyncio.sleep(rig.pace(_LOOK_S))
-            quiet_s = 0.0 if not rig.oracle.is_quiet() else quiet_s or loop.time()
-            if quiet_s and loop.time() - quiet_s >= _AFTERMATH_S:
-                break
+        await await_quiet(rig)
 
     async def _strike(self) -> None:
         """End the process as planned, and start it again."""
@@ -117,15 +112,26 @@ class Simulation:
             self.rig.jump(jump.skew_ms)
 
     async def _operate(self) -> None:
-        for _ in range(self._plan.limits_count):
-            await asyncio.sleep(self._draws.uniform(0, 40))
-            await set_some_limit(self.rig, self._draws)
-        if self._plan.resolves:
-            await asyncio.sleep(self._draws.uniform(60, 1200))
-            await resolve_unknown(self.rig, self._draws)
+        """Let an operator do this and that, most of it while clients are busy."""
+        draws = self._draws
+        for _ in range(self._plan.acts_count):
+            await asyncio.sleep(draws.choice((10, 40, 600)) * draws.random())
+            await draws.choice(ACTS)(self.rig, draws)
 
     async def _sleep_until(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, at_s - self.rig.loop.time()))
+
+
+async def await_quiet(rig: Rig) -> None:
+    """Let time pass until nothing more is to be expected, and then some more."""
+    loop = rig.loop
+    began_s = rig.quiet_from_s = loop.time()
+    quiet_s = 0.0
+    while loop.time() - began_s < HORIZON_S:
+        await asyncio.sleep(rig.pace(_LOOK_S))
+        quiet_s = 0.0 if not rig.oracle.is_quiet() else quiet_s or loop.time()
+        if quiet_s and loop.time() - quiet_s >= _AFTERMATH_S:
+            break
 
 
 def run_seed(machine: Machine, seed: int, *, is_traced: bool = False) -> Report:
@@ -143,11 +149,15 @@ def summarize(reports: Iterable[Report]) -> str:
         seeds.update(report.faults.keys())
     numbers = [report.seed for report in reports]
     wrong = [report for report in reports if report.violations]
+    sums = {
+        "upstream tasks": sum(report.task_count for report in reports),
+        "steps": sum(report.step_count for report in reports),
+        "checks": sum(report.check_count for report in reports),
+        "days of virtual time": int(sum(report.virtual_s for report in reports) / _DAY_S),
+    }
     lines = [
-        f"seeds {min(numbers)} to {max(numbers)}: {len(reports)} runs, {len(wrong)} with violations",
-        f"{sum(r.task_count for r in reports)} upstream tasks, "
-        f"{sum(r.step_count for r in reports)} steps, {sum(r.check_count for r in reports)} checks, "
-        f"{sum(r.virtual_s for r in reports) / 86_400:.0f} days of virtual time",
+        f"seeds {min(numbers)} to {max(numbers)}: {len(reports)} runs, {len(wrong)} wrong",
+        ", ".join(f"{count} {name}" for name, count in sums.items()),
         f"{'fault survived':<28} {'times':>9} {'seeds':>7}",
         *(f"{name:<28} {faults[name]:>9} {seeds[name]:>7}" for name in sorted(faults)),
         *(report.describe() for report in wrong),

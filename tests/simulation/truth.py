@@ -33,8 +33,17 @@ class Truth:
     """By attempt, when its hold was let go of."""
     skews_ms: dict[str, int] = field(default_factory=dict)
     """By attempt, how wrong the gateway's clock was when it was admitted."""
+    has_died: bool = False
+    """Whether a process ended so far."""
     jumps_s: list[float] = field(default_factory=list)
     """When the gateway's clock jumped."""
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether no process died, and the store did whatever was asked of it."""
+        weather = self.site.store.weather
+        shares = (weather.busy, weather.full, weather.answer_lost, weather.read_failed)
+        return not (any(shares) or weather.outage_s[1] or self.has_died)
 
     @property
     def resolves_unknown(self) -> bool:
@@ -91,7 +100,7 @@ class Truth:
         )
         assert row is not None
         sent_s = self.received_for(task.attempt_id)[-1].at_s
-        return task.created_s >= sent_s + (row[0] + QUIET_MS) / 1000
+        return bool(task.created_s >= sent_s + (row[0] + QUIET_MS) / 1000)
 
     def is_misdated(self, attempt_id: str | None) -> bool:
         """Whether an attempt was sent while the clock was more wrong than windows in time bear."""
@@ -117,17 +126,25 @@ class Truth:
     def is_recognizable(self, task: WorldTask) -> bool:
         """Whether the list shows, sooner or later, that a task can only be the gateway's."""
         settings, weather = self.site.settings, self.site.world.weather
-        if settings.is_exclusive and not weather.foreign_count and self._has_control():
-            return True
+        is_exclusive = settings.is_exclusive and not weather.foreign_count and self._has_control()
+        return is_exclusive or self.is_marked(task)
+
+    def is_marked(self, task: WorldTask) -> bool:
+        """Whether the list shows, sooner or later, a marker of its attempt."""
         row = self.row("SELECT markers FROM attempts WHERE task_id = ?", task.attempt_id)
         markers = {} if row is None else json.loads(row["markers"])
         is_marked = any(markers.get(name) is not None for name in ("seed", "safety_identifier"))
-        return is_marked and task.is_shown_whole and weather.echo is not Echo.NEVER
+        echo = self.site.world.weather.echo
+        return is_marked and task.is_shown_whole and echo is not Echo.NEVER
 
     def _has_control(self) -> bool:
-        """Whether a list can be known by a task of ours to be whole and well dated."""
-        accepted = self.rows("SELECT id FROM tasks WHERE upstream_task_id IS NOT NULL")
-        return any(not self.is_misdated(row["id"]) for row in accepted)
+        """Whether a list can be known, by tasks whose answer came, to be whole and well dated."""
+        answered = self.rows(
+            "SELECT k.id FROM tasks k JOIN task_transitions t ON t.task_id = k.id WHERE "
+            "t.version = 2 AND t.event = 'accepted' AND k.state != 'cancelled' "
+            "AND k.missing_count = 0"
+        )
+        return bool(answered) and not any(self.is_misdated(row["id"]) for row in answered)
 
     def is_found(self, task: WorldTask) -> bool:
         """Whether the books know the task: by a row, as an orphan, or as still to be found."""

@@ -48,9 +48,7 @@ class Fate(StrEnum):
     VERY_LATE = "very late create"
 
 
-CREATES: Final = frozenset(
-    {Fate.TAKEN, Fate.SLOW, Fate.LOST_AFTER, Fate.LATE, Fate.VERY_LATE}
-)
+CREATES: Final = frozenset({Fate.TAKEN, Fate.SLOW, Fate.LOST_AFTER, Fate.LATE, Fate.VERY_LATE})
 
 
 class Echo(StrEnum):
@@ -156,6 +154,7 @@ class World:
         self.draws = draws
         self.tasks: dict[str, WorldTask] = {}
         self.received: list[Received] = []
+        self.next_fates: list[Fate] = []
         self.pending_count = 0
         """Tasks that will be created though nobody may wait for them."""
         self.on_received: Callable[[Received], None] = _ignore
@@ -165,7 +164,7 @@ class World:
         for _ in range(weather.foreign_count):
             loop.call_later(draws.uniform(0, 1800), self._create_foreign)
         for _ in range(weather.callbacks_forged):
-            loop.call_later(draws.uniform(0, 900), self._forge)
+            loop.call_later(draws.uniform(0, 900), self.forge)
 
     def own_tasks(self) -> list[WorldTask]:
         """Return the tasks that came of the gateway's submissions."""
@@ -179,13 +178,20 @@ class World:
         return is_struck
 
     def draw_fate(self) -> Fate:
+        """Return what becomes of the next submission: as was said beforehand, or as it is drawn."""
+        if self.next_fates:
+            return self._count_fate(self.next_fates.pop(0))
         left = self.draws.random()
         for fate, share in self.weather.fates.items():
             left -= share
             if left < 0:
-                self.fault_counts[fate.value] = self.fault_counts.get(fate.value, 0) + 1
-                return fate
+                return self._count_fate(fate)
         return Fate.TAKEN
+
+    def _count_fate(self, fate: Fate) -> Fate:
+        if fate is not Fate.TAKEN:
+            self.fault_counts[fate.value] = self.fault_counts.get(fate.value, 0) + 1
+        return fate
 
     def expect(self, after_s: float, task: WorldTask) -> None:
         """Create the task once `after_s` has passed, whoever lives then."""
@@ -234,7 +240,7 @@ class World:
         self.trace(f"created {task.id} for {task.attempt_id or 'others'}: {task.end}")
         if task.callback_url is not None:
             for at_s in (now_s, task.started_s, task.ended_s):
-                self.loop.call_at(at_s + 0.01, self._call_back, task)
+                self.loop.call_at(at_s + 0.01, self.call_back, task)
 
     def _create_foreign(self) -> None:
         self.expect(0, self.plan("somebody else's", "ep-of-others"))
@@ -247,7 +253,7 @@ class World:
             if upstream_task_id not in self.tasks:
                 return upstream_task_id
 
-    def _call_back(self, task: WorldTask) -> None:
+    def call_back(self, task: WorldTask) -> None:
         if task.callback_url is None or self.deliver is None:
             return
         body = {"id": task.id, "status": task.status_at(self.loop.time()), "model": task.deployment}
@@ -265,7 +271,7 @@ class World:
                 return
             await asyncio.sleep(_CALLBACK_PAUSE_S)
 
-    def _forge(self) -> None:
+    def forge(self) -> None:
         """Call somebody's address with another task's id, or nobody's with anything."""
         known = [task for task in self.tasks.values() if task.callback_url is not None]
         if self.deliver is None or not known:

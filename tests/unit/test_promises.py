@@ -37,7 +37,7 @@ def test_every_test_that_is_named_exists() -> None:
     names = TEST.findall(PAGE)
 
     assert find_missing(names) == []
-    assert PAGE.count("`tests/") == len(names), "a name is not written as path::function"
+    assert PAGE.count(".py::") == len(names), "a name is not written as path::function"
 
 
 def test_every_module_that_is_named_exists() -> None:
