@@ -264,6 +264,10 @@ class Lifecycle:
         """Set while restored data is compared with the upstreams: reads go on, submits wait."""
         self.is_announced = False
         """Whether the database was told that this process lives."""
+        self.announced_at_s: float | None = None
+        """When it was told so last. None: not, or that failed since."""
+        self.announced_since_s = 0.0
+        """Since when it was told so without interruption."""
 
 
 class AuditState:

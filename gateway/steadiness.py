@@ -7,6 +7,8 @@ from typing import Final, Protocol
 
 _SET_MS: Final = 10_000
 """By what dates and durations differ once a clock was set; adjusting one takes longer."""
+TRUSTED_S: Final = 3600.0
+"""A clock that went right for so long is taken to be right: what is old by its date is old."""
 
 
 class _Clock(Protocol):

@@ -14,6 +14,14 @@ from tests.support.postgres import (
 __all__ = ["_books_add_up", "_database_numbers", "postgres_server", "postgres_url"]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the tables of long tests that passed, too, whichever worker they ran in."""
+    for report in terminalreporter.stats.get("passed", ()):
+        if "long" in report.keywords and report.capstdout.strip():
+            terminalreporter.section(report.nodeid)
+            terminalreporter.write_line(report.capstdout.strip())
+
+
 @pytest.fixture(autouse=True)
 def _books_add_up(request: pytest.FixtureRequest) -> Iterator[None]:
     """After each test, the books of every gateway database in its folder add up.

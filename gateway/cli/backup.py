@@ -90,13 +90,23 @@ def restore(
             "pg_restore or from a snapshot of its volume.",
         ),
     ] = False,
+    open_: Annotated[
+        bool,
+        typer.Option(
+            "--open",
+            help="Without FILE: take submits again though the upstream's lists could not be "
+            "compared, as when it is gone for good. What the restore lost is then not looked for.",
+        ),
+    ] = False,
 ) -> None:
     """Put a backup in the database's place, while no server runs; what was there is kept."""
-    if (file is None) != mark:
-        raise typer.BadParameter("give either FILE or --mark")
-    if file is None:
+    if (file is not None) + mark + open_ != 1:
+        raise typer.BadParameter("give one of FILE, --mark and --open")
+    if mark:
         _mark(common)
-    else:
+    elif open_:
+        _open(common)
+    elif file is not None:
         _restore(common, file)
 
 
@@ -147,6 +157,15 @@ def _mark(common: Common) -> None:
     common.run(lambda runtime: runtime.db.write(mark_restored, event))
     _print(common, {"restored_at": rfc3339(event.at_ms)})
     say("Restart every server: it looks for the mark when it starts.")
+
+
+def _open(common: Common) -> None:
+    from gateway.services import restoring
+
+    if not common.run(lambda runtime: restoring.open_restored(runtime, "cli")):
+        say("Nothing was to be done: no server waits for a comparison.")
+        raise typer.Exit(1)
+    say("Every server takes submits again within seconds. Tasks that were lost may be billed.")
 
 
 def _choose_target(config: "Config", to: Path | None, name: str) -> Path:

@@ -141,7 +141,7 @@ def _notification(notification: "Notification") -> JsonObject:
         "id": notification.id,
         "created_at": _stamp(notification.created_at_ms),
         "kind": notification.kind.value,
-        "receiver": _receiver(notification.url),
+        "receiver": "erased" if notification.is_erased else _receiver(notification.url),
         "state": notification.state.value,
         "attempts": notification.attempt_count,
         "last_status": notification.last_status,

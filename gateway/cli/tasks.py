@@ -119,6 +119,10 @@ def resolve(
     charge: Annotated[
         bool, typer.Option("--charge", help="The upstream bills it: charge what was quoted.")
     ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="--found, though the upstream shows it in another shape."),
+    ] = False,
 ) -> None:
     """Decide of a task whose submission nothing explains, or whose hold nothing ends."""
     from gateway.ids import is_upstream_task_id
@@ -129,8 +133,10 @@ def resolve(
         raise typer.BadParameter("give one of --found, --absent and --charge")
     if found is not None and not is_upstream_task_id(found):
         raise typer.BadParameter("--found takes an upstream's task id")
+    if force and (found is None or not reason.strip()):
+        raise typer.BadParameter("--force goes with --found and --reason")
     verdict = Verdict.ABSENT if absent else Verdict.CHARGE if charge else Verdict.FOUND
-    decision = Decision(verdict, found, reason)
+    decision = Decision(verdict, found, reason, force)
 
     async def act(runtime: "Runtime") -> "TaskReport":
         return await resolve_task(runtime, "cli", task_id, decision)

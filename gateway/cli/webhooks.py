@@ -143,7 +143,7 @@ def _row(notification: "Notification") -> dict[str, object]:
         "task_id": notification.task_id,
         "kind": notification.kind.value,
         "state": notification.state.value,
-        "url": _plain(notification.url),
+        "url": "erased" if notification.is_erased else _plain(notification.url),
         "attempts": notification.attempt_count,
         "last_status": notification.last_status,
         "last_error": error.value if error is not None else None,

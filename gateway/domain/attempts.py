@@ -48,6 +48,8 @@ class Attempt:
     fingerprint: str
     owner: str
     """The process that sends it."""
+    client_owner: str
+    """The process whose client waits for the answer: another one, once a repeat joined."""
     created_at_ms: int
     shape: Shape
     markers: Markers

@@ -140,7 +140,7 @@ class Evidence:
 
 
 class EntryKind(StrEnum):
-    """What a row of the ledger does. A task has one hold, one settle or release, one loss."""
+    """What a row of the ledger does. A task has one hold, one settle or release, and its losses."""
 
     HOLD = "hold"
     SETTLE = "settle"

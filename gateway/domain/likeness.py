@@ -11,6 +11,8 @@ from typing import Final
 from gateway.domain.attempts import Attempt, ListedTask, Shape
 from gateway.domain.markers import find_safety_marker
 
+DEFAULT_TIER: Final = "default"
+"""The service tier that a list shows without a filter, if nothing else."""
 _DAY_MS: Final = 86_400_000
 _ENDPOINT_PREFIX: Final = "ep-"
 _ADAPTIVE: Final = "adaptive"
@@ -61,6 +63,7 @@ class Sent:
     """When its task became `unknown`."""
     is_called_back: bool = False
     """Its callback address was called, whatever the call said: it is not absent."""
+    service_tier: str = DEFAULT_TIER
 
 
 def window_ms(sent: Sent, policy: Policy) -> tuple[int, int]:

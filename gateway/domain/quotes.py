@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from gateway.domain.billing import Quote, Usage
+from gateway.domain.billing import NO_USAGE, Quote, Usage
 from gateway.domain.content import ItemType
 from gateway.domain.models import ADAPTIVE, DURATION_MAX_S, OPEN_ENDED, Catalog, DurationRule, Mode
 from gateway.domain.money import ceil_div
 from gateway.domain.parameters import FRAMES_MAX, FRAMES_PER_SECOND
 from gateway.domain.prices import Case, PriceList
 from gateway.domain.requests import NormalizedRequest
-from gateway.domain.tasks import JsonObject
+from gateway.domain.tasks import Event, JsonObject, Observation, event_of
 
 TOKENS_MAX: Final = 2**38
 """The most that a report is believed; the longest and largest video that is sold has 2**30."""
@@ -158,6 +158,17 @@ def settled_usage(fields: JsonObject, held: Usage) -> Usage | None:
     if seconds is None:
         seconds = held.seconds if frames is None else ceil_div(frames, FRAMES_PER_SECOND)
     return Usage(tokens, seconds, tool_calls=_count_tool_calls(usage.get("tool_usage")))
+
+
+def settles(observation: Observation) -> bool:
+    """Whether a look shows all that is settled and kept by it: of a success, video and tokens.
+
+    A list may show less than a single read. What it leaves out would be lost for good.
+    """
+    if event_of(observation.status) is not Event.SUCCEEDED:
+        return True
+    content = observation.fields.get("content")
+    return bool(content) and settled_usage(observation.fields, NO_USAGE) is not None
 
 
 def _count_tool_calls(tool_usage: object) -> int:

@@ -13,12 +13,13 @@ list: then the attempt of every task in it is among them, unless the task is not
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
 from gateway.domain.attempts import ListedTask
 from gateway.domain.likeness import (
+    DEFAULT_TIER,
     Policy,
     Sent,
     Standing,
@@ -48,8 +49,8 @@ class Proof(StrEnum):
 class Control:
     """A task of ours that a list has to show before it is believed: the positive control.
 
-    It is the last one of the account that was accepted `list_lag_ms` before the list was read; not
-    one that was deleted or cancelled, nor one that the list may have forgotten.
+    It is the last one of the account and service tier that was accepted `list_lag_ms` before the
+    list was read; not one that was deleted or cancelled, nor one that the list may have forgotten.
     """
 
     upstream_task_id: str
@@ -66,7 +67,8 @@ class Pass:
     ended_at_ms: int
     is_complete: bool
     """Every page was read whole, at least as far back as `reading_start_ms`."""
-    control: Control | None = None
+    controls: Mapping[str, Control] = field(default_factory=dict)
+    """By service tier: the lists of two tiers are two lists, and one says nothing of the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def match(sent: Sequence[Sent], seen: Pass, known_ids: Collection[str], policy: 
     if policy.exclusion:
         pairs = arrange(rest.fits)
         is_shared = pairs is None or _has_stranger(unowned, policy)
-        if pairs is not None and not is_shared and is_healthy(seen, policy):
+        if pairs is not None and not is_shared:
             excluded = _match_by_exclusion(rest, pairs)
     left = rest.without(excluded)
     claimable = turn(left.possible)
@@ -142,12 +144,13 @@ def match(sent: Sequence[Sent], seen: Pass, known_ids: Collection[str], policy: 
     )
 
 
-def is_healthy(seen: Pass, policy: Policy) -> bool:
-    """Whether a pass may be believed in what it does not show: it shows its control, well dated.
+def is_healthy(seen: Pass, policy: Policy, service_tier: str = DEFAULT_TIER) -> bool:
+    """Whether a pass may be believed in what of a tier it does not show: it shows its control.
 
-    Without a control it may not: an account of which nothing is known proves nothing.
+    That has to be well dated. Without a control it may not: an account of which nothing is known
+    proves nothing.
     """
-    control = seen.control
+    control = seen.controls.get(service_tier)
     if control is None or not seen.is_complete:
         return False
     shown = [task for task in seen.items if task.upstream_task_id == control.upstream_task_id]
@@ -164,7 +167,7 @@ def counts_for_absence(sent: Sent, seen: Pass, policy: Policy) -> bool:
     """Whether a pass that did not show a lost attempt is one of those that prove its absence."""
     forgotten_at_ms = sent.attempt.created_at_ms - policy.skew_ms + policy.list_span_ms
     return (
-        is_healthy(seen, policy)
+        is_healthy(seen, policy, sent.service_tier)
         and seen.began_at_ms >= sent.deadline_at_ms + policy.quiet_ms
         and seen.ended_at_ms < forgotten_at_ms
     )
@@ -247,6 +250,7 @@ class _Board:
     strong: Mapping[str, Sequence[str]]
     fits: Mapping[str, Sequence[str]]
     possible: Mapping[str, Sequence[str]]
+    healthy_tiers: frozenset[str]
 
     def without(self, matched: _Matched) -> "_Board":
         """Return the board without the tasks and attempts that were matched."""
@@ -255,7 +259,7 @@ class _Board:
         strong, fits, possible = (
             restrict(pairs, listed, sent) for pairs in (self.strong, self.fits, self.possible)
         )
-        return _Board(self.seen, self.policy, sent, listed, strong, fits, possible)
+        return replace(self, sent=sent, listed=listed, strong=strong, fits=fits, possible=possible)
 
 
 def _lay_out(
@@ -292,6 +296,9 @@ def _lay_out(
         strong,
         fits,
         possible,
+        frozenset(
+            tier for tier in {each.service_tier for each in sent} if is_healthy(seen, policy, tier)
+        ),
     )
 
 
@@ -369,6 +376,7 @@ def _is_settled(board: _Board, key: str) -> bool:
     each = board.sent[key]
     return (
         each.standing is Standing.LOST
+        and each.service_tier in board.healthy_tiers
         and board.seen.began_at_ms >= each.lost_at_ms + board.policy.list_lag_ms
     )
 
@@ -404,12 +412,12 @@ def _has_stranger(orphans: Iterable[Orphan], policy: Policy) -> bool:
 
 def _find_disputes(board: _Board, claimable: Mapping[str, Sequence[str]]) -> tuple[Dispute, ...]:
     """Return the lost attempts that listed tasks may belong to, where waiting can't help."""
-    if not is_healthy(board.seen, board.policy):
-        return ()
     return tuple(
         Dispute(key, tuple(listed_ids[:_DISPUTED_IDS_MAX]))
         for key, listed_ids in claimable.items()
-        if board.sent[key].standing is Standing.LOST and _is_ripe(board, key, listed_ids)
+        if board.sent[key].standing is Standing.LOST
+        and board.sent[key].service_tier in board.healthy_tiers
+        and _is_ripe(board, key, listed_ids)
     )
 
 

@@ -88,6 +88,9 @@ TERMINAL: Final = frozenset(
     }
 )
 OBSERVED: Final = frozenset({TaskState.QUEUED, TaskState.RUNNING})
+
+IMPORTED_KEY: Final = "imported"
+"""Stands for the key of a task that no key of ours submitted."""
 """The states in which the observer asks the upstream."""
 
 PUBLIC_STATUS: Final[Mapping[TaskState, str]] = {
@@ -190,8 +193,12 @@ class Task:
 
     @property
     def is_imported(self) -> bool:
-        """Whether it was made before the switch to this gateway: it keeps its upstream's id."""
-        return self.upstream_task_id == self.id
+        """Whether it was made before the switch to this gateway, and so by none of its keys.
+
+        That it has its upstream's id as its own proves nothing: we tell upstreams our ids, and one
+        may name its task by them.
+        """
+        return self.key_id == IMPORTED_KEY
 
 
 def event_of(status: str) -> Event | None:

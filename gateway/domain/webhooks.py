@@ -137,6 +137,11 @@ class Notification:
     """When it was delivered, or given up."""
 
     @property
+    def is_erased(self) -> bool:
+        """Whether address and body were forgotten, with the request of its task."""
+        return not self.url
+
+    @property
     def receiver(self) -> str:
         """Whose turn a delivery takes: host and port. There is one sink, wherever it is."""
         if self.kind is NotificationKind.USAGE:

@@ -25,7 +25,6 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.http.exchange import Answer, HeaderLine
-from gateway.http.limit_headers import rate_headers
 from gateway.http.rendering import dump_json
 
 RETRY_AFTER_S: Final = 5
@@ -73,12 +72,11 @@ class WrongMethod(MethodNotAllowed):
 
 
 class RefusedByRate(RateLimited):
-    """More submits than a rate allows; the answer shows how that rate stands."""
+    """More submits than a rate allows."""
 
     def __init__(self, decision: RateDecision) -> None:
         tightest = decision.tightest
         assert tightest is not None  # noqa: S101 - without a rate nothing is refused by one
-        self.decision = decision
         whose = tightest.limit.account.scope.word
         super().__init__(
             f"Too many requests: the limit of the {whose} is {tightest.limit.cap_per_minute} "
@@ -144,8 +142,6 @@ def _headers_of(error: GatewayError, status: int, method: str) -> list[HeaderLin
         headers.append((b"retry-after", b"%d" % max(retry_after_s, 0)))
     if isinstance(error, WrongMethod):
         headers.append((b"allow", error.allowed.encode()))
-    if isinstance(error, RefusedByRate):
-        headers.extend(rate_headers(error.decision))
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     is_unsafe = method == "POST" and not is_safe_to_repeat(error)

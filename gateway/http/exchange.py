@@ -44,6 +44,7 @@ class Exchange:
     __slots__ = (
         "driver_code",
         "error_code",
+        "extra_headers",
         "has_left",
         "headers",
         "is_answered",
@@ -90,6 +91,8 @@ class Exchange:
         self.driver_code: str | None = None
         """The store driver's word for what failed, such as SQLITE_FULL."""
         self.upstream_s: float | None = None
+        self.extra_headers: tuple[HeaderLine, ...] = ()
+        """What its answer has however it ends, also as an error."""
         self.status = 0
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -111,6 +114,7 @@ class Exchange:
         body = answer.body
         headers = [
             *answer.headers,
+            *self.extra_headers,
             (b"x-request-id", self.request_id.encode()),
             (b"cache-control", answer.cache),
             _NO_SNIFF,

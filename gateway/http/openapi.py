@@ -155,6 +155,7 @@ _TOO_LARGE_HEAD: Final[Json] = {
 }
 _ERROR_HEADERS: Final[Mapping[int, tuple[str, ...]]] = {
     401: ("WWW-Authenticate",),
+    402: ("RateLimit", "RateLimit-Policy"),
     409: ("Retry-After",),
     429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
     500: ("x-should-retry",),

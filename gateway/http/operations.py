@@ -97,7 +97,7 @@ class TaskOperations:
         repeat = read_repeat(exchange.headers)
         submission.refuse_if_closed(runtime)
         rates = await limiting.take_rate(runtime, exchange.caller)
-        headers = rate_headers(rates)
+        exchange.extra_headers = rate_headers(rates)
         if not rates.is_allowed:
             raise RefusedByRate(rates)
         with self._gate.enter(exchange.caller.project_id) as hold:
@@ -111,6 +111,7 @@ class TaskOperations:
             submitted = await _while_connected(exchange, submitting)
         exchange.task_id = submitted.task.id
         exchange.upstream_s = submitted.upstream_s
+        headers: tuple[HeaderLine, ...] = ()
         if submitted.warnings:
             warning = _header_text("; ".join(submitted.warnings))
             headers = (*headers, (b"x-gateway-warning", warning))

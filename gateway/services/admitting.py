@@ -47,7 +47,7 @@ from gateway.ports import Runtime
 from gateway.services.moves import dump_request
 from gateway.services.sending import RETRY_DELAY_S_MAX, Parcel
 from gateway.services.status import get_task, no_such_task
-from gateway.services.sweeping import ALIVE_S
+from gateway.services.sweeping import ALIVE_S, keys_since_ms
 from gateway.storage import admission as admissions
 from gateway.storage.admission import Admission, Bounds, KeyReused, TooManyUnknown, Verdict
 from gateway.storage.idempotency import Claim
@@ -143,9 +143,9 @@ def zone_of(config: Config) -> ZoneInfo:
     return ZoneInfo(config.finance.timezone)
 
 
-def admit(conn: "Connection", admission: Admission, config: Config, now_ms: int) -> Verdict:
+def admit(conn: "Connection", admission: Admission, config: Config, bounds: Bounds) -> Verdict:
     """One transaction: write the task with its hold, unless something speaks against it."""
-    return admissions.admit(conn, admission, chooser(config), bounds_of(config, now_ms))
+    return admissions.admit(conn, admission, chooser(config), bounds)
 
 
 def chooser(config: Config) -> admissions.ChooseLimits:
@@ -158,14 +158,16 @@ def chooser(config: Config) -> admissions.ChooseLimits:
     return choose
 
 
-def bounds_of(config: Config, now_ms: int) -> Bounds:
-    settings = config.submit
+def bounds_of(runtime: Runtime, now_ms: int) -> Bounds:
+    """Return what is measured at `now_ms`."""
+    settings = runtime.config.submit
     return Bounds(
         unknown_credential_max=settings.max_unknown,
         unknown_key_max=settings.max_unknown_key,
-        keys_since_ms=now_ms - settings.idempotency_days * _DAY_MS,
+        keys_since_ms=keys_since_ms(runtime, now_ms),
         joins_since_ms=now_ms - int(settings.join_s * 1000),
-        alive_ms=now_ms - int(ALIVE_S * 1000),
+        now_ms=now_ms,
+        alive_for_ms=int(ALIVE_S * 1000),
     )
 
 
@@ -307,6 +309,7 @@ def _new_attempt(
         key_id=task.key_id,
         fingerprint=said,
         owner=runtime.process_id,
+        client_owner=runtime.process_id,
         created_at_ms=task.created_at_ms,
         shape=Shape(
             task.route.deployment,

@@ -49,7 +49,7 @@ async def cancel_task(runtime: Runtime, principal: Principal, task_id: str) -> N
 
 
 async def cancel_unfinished(runtime: Runtime, task: Task) -> bool:
-    """Cancel a queued task; False if a look at it shows that it has ended by itself.
+    """Cancel a queued task; False if it has ended by itself, as a look shows, or others saw.
 
     Raises: what `cancel_task` raises.
     """
@@ -71,11 +71,14 @@ async def cancel_unfinished(runtime: Runtime, task: Task) -> bool:
         raise _running(task)
     if task.state in TERMINAL:
         return False
-    await _cancel_upstream(runtime, task)
-    return True
+    task = await _cancel_upstream(runtime, task)
+    if task.state not in TERMINAL:
+        raise _running(task)
+    return task.state is TaskState.CANCELLED
 
 
-async def _cancel_upstream(runtime: Runtime, task: Task) -> None:
+async def _cancel_upstream(runtime: Runtime, task: Task) -> Task:
+    """Cancel a task that is queued, as far as we know; return it as it is recorded then."""
     upstream = upstream_of(runtime, task)
     if not upstream.supports_cancel:
         raise CancellationUnsupported(
@@ -92,7 +95,11 @@ async def _cancel_upstream(runtime: Runtime, task: Task) -> None:
     evidence = Evidence(
         EvidenceKind.CANCELLED, f"{task.route.upstream}: {task.upstream_task_id} was cancelled"
     )
-    await record_move(runtime, task, moved, Event.CANCELLED, evidence)
+    written = await record_move(runtime, task, moved, Event.CANCELLED, evidence)
+    if written is not None:
+        return written
+    stored = await runtime.db.read(tasks.find, task.id)  # somebody else saw another state first
+    return stored.task if stored is not None else task
 
 
 def _imported(task: Task) -> ImportedTaskDeletion:

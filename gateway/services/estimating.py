@@ -68,7 +68,7 @@ async def _find_refusal(runtime: Runtime, task: "Task", quoted: Quote) -> Gatewa
         task,
         admitting.reserve(runtime, task, quoted),
         admitting.chooser(runtime.config),
-        admitting.bounds_of(runtime.config, runtime.clock.now_ms()),
+        admitting.bounds_of(runtime, runtime.clock.now_ms()),
     )
     return None if verdict is None else admitting.describe_refusal(runtime, verdict)
 

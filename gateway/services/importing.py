@@ -12,15 +12,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from gateway.domain.attempts import ListedTask
-from gateway.domain.likeness import Sent
+from gateway.domain.likeness import DEFAULT_TIER, Sent
 from gateway.domain.projects import AuditEvent, Project
+from gateway.domain.quotes import settles
 from gateway.domain.reconciling import Pass, match
-from gateway.domain.tasks import Route, Task, TaskError, TaskId, TaskState, event_of
+from gateway.domain.tasks import IMPORTED_KEY, Route, Task, TaskError, TaskId, TaskState, event_of
 from gateway.errors import InvalidRequest, NotFound
 from gateway.ports import Runtime, Upstream
 from gateway.services.admin import get_project
 from gateway.services.judging import LISTED_MS, policy_of
-from gateway.services.listing_passes import DEFAULT_TIER, read_list
+from gateway.services.listing_passes import read_list
 from gateway.services.observing import schedule_look
 from gateway.services.patience import ask_patiently
 from gateway.services.status import no_such_task
@@ -29,8 +30,6 @@ from gateway.storage import accounts, audit, orphans, tasks
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-IMPORTED_KEY: Final = "imported"
-"""Stands for the key of a task that no key of ours submitted."""
 _UNKNOWN: Final = "unknown"
 _ROWS_PER_BATCH: Final = 200
 _NO_REASON: Final = TaskError("InternalServiceError", "The upstream gave no reason.")
@@ -218,7 +217,7 @@ def _make_task(runtime: Runtime, place: _Place, listed: ListedTask) -> Task:
     updated_at_ms = listed.updated_at_ms if listed.updated_at_ms is not None else created_at_ms
     model = listed.model or _UNKNOWN
     family = runtime.catalog.find(model)
-    state = _state_of(listed.status)
+    state = _state_of(listed)
     expiry_s = listed.expires_after_s or runtime.config.submit.default_expiry_s
     observation = listed.observation
     error = observation.error
@@ -246,9 +245,13 @@ def _make_task(runtime: Runtime, place: _Place, listed: ListedTask) -> Task:
     return schedule_look(runtime, task)
 
 
-def _state_of(status: str) -> TaskState:
-    """Return the state that a status word says; of a word that we do not know, that it is there."""
-    return TaskState(status) if event_of(status) is not None else TaskState.QUEUED
+def _state_of(listed: ListedTask) -> TaskState:
+    """Return the state that is shown; of a word that we do not know, that it is there.
+
+    No more is taken from a success that is shown without its video: a look at it singly is to come.
+    """
+    is_clear = event_of(listed.status) is not None and settles(listed.observation)
+    return TaskState(listed.status) if is_clear else TaskState.QUEUED
 
 
 def _add(conn: "Connection", made: Sequence[tuple[Task, AuditEvent]]) -> dict[str, Fate]:

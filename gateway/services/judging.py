@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.domain.echoes import apply_report, report_from_json
-from gateway.domain.likeness import Policy, Standing
+from gateway.domain.likeness import DEFAULT_TIER, Policy, Standing
 from gateway.domain.reconciling import (
     Control,
     Pass,
@@ -19,12 +19,11 @@ from gateway.domain.reconciling import (
     Verdict,
     agree,
     counts_for_absence,
-    is_healthy,
     match,
     reading_start_ms,
 )
 from gateway.ports import Runtime, Upstream
-from gateway.services.listing_passes import DEFAULT_TIER, Reading, read_list
+from gateway.services.listing_passes import Reading, read_list
 from gateway.storage import accounts
 from gateway.storage.accounts import Claimant
 from gateway.storage.meta import AccountFact
@@ -174,8 +173,7 @@ async def _weigh(
         since_ms=seen.ended_at_ms - policy.list_span_ms,
         accepted_before_ms=seen.began_at_ms - policy.list_lag_ms,
     )
-    controls = [found.controls.get(tier) for tier in sorted(plan.tiers)]
-    seen = replace(seen, control=_choose_control(seen, policy, controls))
+    seen = replace(seen, controls=found.controls)
     known_ids = reading.known_ids | found.known_ids | found.orphans.keys()
     sent = [each.sent for each in found.claimants]
     if len(seen.items) > _INLINE_ITEMS_MAX:
@@ -184,15 +182,6 @@ async def _weigh(
         verdict = match(sent, seen, known_ids, policy)
     claimants: dict[str, Claimant] = {each.task.id: each for each in found.claimants}
     return Judged(claimants, found.orphans, seen, policy, verdict)
-
-
-def _choose_control(
-    seen: Pass, policy: Policy, controls: Collection[Control | None]
-) -> Control | None:
-    """Return a task that the list has to show; none unless each tier's list shows its own."""
-    known = [control for control in controls if control is not None]
-    is_shown = all(is_healthy(replace(seen, control=control), policy) for control in known)
-    return known[0] if known and is_shown and len(known) == len(controls) else None
 
 
 def _concludes(judged: Judged, due: Collection[str]) -> bool:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from gateway.domain.attempts import ListedTask
-from gateway.domain.billing import EntryKind, Evidence, EvidenceKind
+from gateway.domain.billing import EntryKind, Evidence, EvidenceKind, Reservation
 from gateway.domain.likeness import is_marked
 from gateway.domain.markers import find_safety_marker, is_marked_expiry
 from gateway.domain.quotes import settled_usage
 from gateway.domain.reconciling import Orphan
 from gateway.domain.tasks import Event, Task, event_of
 from gateway.ports import Runtime, Upstream
+from gateway.services.holding import has_ended, resolve_held
 from gateway.services.judging import Judged
 from gateway.storage import accounts, ledger, meta, orphans, tasks
 from gateway.storage.accounts import Claimant
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _STATUS_CHARS_MAX: Final = 64
+_ENDS: Final = frozenset({EntryKind.SETTLE, EntryKind.RELEASE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ async def record_orphans(
             runtime.clock.now_ms(),
             "",
             task.created_at_ms,
+            is_proved=_is_proved(judged, orphan),
         )
         new_count += await _note(runtime, found, task, orphan.task_ids)
     return new_count, foreign_count
@@ -85,6 +88,7 @@ async def record_late(runtime: Runtime, task: Task, listed: ListedTask) -> bool:
         "",
         listed.created_at_ms,
         task.id,
+        is_proved=True,
     )
     return await _note(runtime, found, listed, ())
 
@@ -119,6 +123,15 @@ async def note_shared(
 def _is_stranger(orphan: Orphan, since_ms: int) -> bool:
     created_at_ms = orphan.listed.created_at_ms
     return not orphan.task_ids and created_at_ms is not None and created_at_ms >= since_ms
+
+
+def _is_proved(judged: Judged, orphan: Orphan) -> bool:
+    """Whether an orphan that may have come of one task alone can't have come of anything else."""
+    if len(orphan.task_ids) != 1:
+        return False
+    sent = judged.claimants[orphan.task_ids[0]].sent
+    is_exclusive = judged.policy.exclusion and not judged.verdict.is_shared
+    return is_exclusive or is_marked(sent, orphan.listed)
 
 
 def _is_ours(
@@ -159,7 +172,9 @@ async def _note(
 ) -> bool:
     """Write how an orphan stands, and what it costs once it is billed; return if it is new."""
     status = task.status[:_STATUS_CHARS_MAX]
-    if status == orphan.status and event_of(status) is not Event.SUCCEEDED:
+    is_billed = event_of(status) is Event.SUCCEEDED
+    if status == orphan.status and not (is_billed and orphan.entry_step is None):
+        await _resolve_held(runtime, orphan)
         return False
     noted = await runtime.db.write(
         _write, replace(orphan, status=status), task, candidates, runtime.clock.now_ms()
@@ -184,7 +199,20 @@ async def _note(
             cost_micros=noted.loss_micros,
             currency=noted.currency,
         )
+    await _resolve_held(runtime, replace(orphan, status=status, task_id=noted.task_id))
     return noted.is_new
+
+
+async def _resolve_held(runtime: Runtime, orphan: StoredOrphan) -> None:
+    """Resolve the hold that its task still has, by how an orphan has ended that is surely its."""
+    upstream = runtime.upstreams.get(orphan.upstream)
+    is_due = orphan.is_proved and orphan.entry_step is None and has_ended(orphan.status)
+    if orphan.task_id is None or upstream is None or not is_due:
+        return
+    stored = await runtime.db.read(tasks.find, orphan.task_id)
+    is_open = await runtime.db.read(ledger.find_open, orphan.task_id) is not None
+    if is_open and stored is not None and stored.task.upstream_task_id is None:
+        await resolve_held(runtime, upstream, stored.task, orphan.upstream_task_id)
 
 
 def _write(
@@ -212,18 +240,47 @@ def _write(
 def _book_loss(
     conn: "Connection", task_id: str, orphan: StoredOrphan, task: ListedTask, at_ms: int
 ) -> tuple[int, str] | None:
-    """Book what the upstream bills for an orphan, unless its own task bears that, or may yet."""
-    stored, reservation = tasks.find(conn, task_id), ledger.find(conn, task_id)
-    if stored is None or reservation is None:
+    """Book what the upstream bills for an orphan, unless its own task bears that, or may yet.
+
+    Once for each orphan: the lock lets one at a time look who bears it.
+    """
+    ledger.lock(conn, task_id)
+    reservation = ledger.find(conn, task_id)
+    if reservation is None or orphans.find_step(conn, orphan) is not None:
         return None
-    is_twin = stored.task.upstream_task_id is not None
-    kinds = {entry.kind for entry in ledger.list_entries(conn, task_id)}
-    if not is_twin and EntryKind.RELEASE not in kinds:
-        return None  # charged for it already, or held until an operator decides
-    usage = settled_usage(task.observation.fields, reservation.held) or reservation.held
-    cost_micros = reservation.price.cost.amount(usage)
     at = f"{orphan.upstream}: {orphan.upstream_task_id} is {task.status}"
     evidence = Evidence(EvidenceKind.ENDED, at)
-    if not ledger.book_loss(conn, reservation, cost_micros, evidence, at_ms):
+    if not _is_loss(conn, reservation, orphan, evidence):
         return None
+    usage = settled_usage(task.observation.fields, reservation.held) or reservation.held
+    cost_micros = reservation.price.cost.amount(usage)
+    step = ledger.book_loss(conn, reservation, cost_micros, evidence, at_ms)
+    if step is None:  # another credential of the account shows it, too
+        return None
+    orphans.note_step(conn, orphan, step)
     return cost_micros, reservation.price.cost_currency
+
+
+def _is_loss(
+    conn: "Connection", reservation: Reservation, orphan: StoredOrphan, evidence: Evidence
+) -> bool:
+    """Whether nobody bears a billed orphan. Of several of a charged task, the charge is of one."""
+    task_id = reservation.task_id
+    stored = tasks.find(conn, task_id)
+    if stored is None:
+        return False
+    if stored.task.upstream_task_id is not None:  # a twin of the one that is charged
+        return True
+    ends = [x for x in ledger.list_entries(conn, task_id) if x.kind in _ENDS]
+    if not ends:
+        return False  # held until the upstream or an operator decides
+    (end,) = ends
+    if end.kind is EntryKind.RELEASE:
+        return True
+    is_by_one = end.evidence is not None and end.evidence.kind is EvidenceKind.ENDED
+    borne = ledger.RESOLUTION_STEP
+    is_borne = any(x.entry_step == borne for x in orphans.list_of_task(conn, task_id))
+    if is_borne or (is_by_one and end.evidence != evidence):
+        return True
+    orphans.note_step(conn, orphan, borne)
+    return False

@@ -11,14 +11,13 @@ from functools import partial
 from typing import Final
 
 from gateway.domain.attempts import ListedTask
+from gateway.domain.likeness import DEFAULT_TIER
 from gateway.domain.reconciling import Pass
 from gateway.domain.tasks import Observation
 from gateway.ports import ListedPage, Runtime, Upstream
 from gateway.services.patience import ask_patiently
 from gateway.storage import accounts
 
-DEFAULT_TIER: Final = "default"
-"""What a list without a filter shows, if nothing else."""
 _DISORDER_MS: Final = 60_000
 _NOTHING: Final = Observation("", {})
 

@@ -101,12 +101,26 @@ async def record_move(
 
 
 async def resolve_ended(
-    runtime: Runtime, task: Task, evidence: Evidence, *, is_charged: bool
+    runtime: Runtime,
+    task: Task,
+    evidence: Evidence,
+    *,
+    is_charged: bool,
+    shown: Task | None = None,
 ) -> Task | None:
-    """Resolve the hold of a task that ended without evidence. None if there is none to resolve."""
+    """Resolve the hold of a task that ended without evidence. None if there is none to resolve.
+
+    `shown` is the task as its upstream shows it, where that tells more: a success is settled on it.
+    """
     now_ms = runtime.clock.now_ms()
     moved = await runtime.db.write(
-        apply_resolution, task, evidence, now_ms, notifying.outbox_of(runtime), is_charged
+        apply_resolution,
+        task,
+        evidence,
+        now_ms,
+        notifying.outbox_of(runtime),
+        is_charged=is_charged,
+        shown=shown,
     )
     if moved is None:
         return None
@@ -159,6 +173,8 @@ def apply_move(conn: "Connection", move: Move, outbox: notifying.Outbox) -> Move
         echo = body if after.state in TERMINAL else requests.find_body(conn, after.id)
         shown = dump_request(task_object(after, echo))
         notifying.add_callback(conn, after, attempt.callback_url, shown)
+    if attempt is not None and attempt.callback_url is not None and after.state in TERMINAL:
+        attempts.forget_callback_url(conn, after.id)  # what is yet to be delivered has it
     return Moved(after, resolution, reservation)
 
 
@@ -168,11 +184,13 @@ def apply_resolution(
     evidence: Evidence,
     now_ms: int,
     outbox: notifying.Outbox,
-    is_charged: bool,  # noqa: FBT001 - a query function takes what `write` passes on
+    *,
+    is_charged: bool,
+    shown: Task | None = None,
 ) -> Moved | None:
     """One transaction: resolve the hold that an ended task still has, and show what it cost."""
     reservation = ledger.find_open(conn, task.id)
-    resolution = _resolve(reservation, task, evidence, is_charged=is_charged)
+    resolution = _resolve(reservation, shown or task, evidence, is_charged=is_charged)
     if reservation is None or resolution is None or task.state not in TERMINAL:
         return None
     after = _with_bill(task, reservation, resolution)

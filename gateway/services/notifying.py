@@ -29,7 +29,7 @@ from gateway.domain.webhooks import (
     redeliver,
     usage_event,
 )
-from gateway.errors import NotFound, StorageUnavailable
+from gateway.errors import InvalidRequest, NotFound, StorageUnavailable
 from gateway.ports import Runtime
 from gateway.storage import audit, notifications
 
@@ -265,7 +265,10 @@ async def list_notifications(
 
 
 async def redeliver_one(runtime: Runtime, actor: str, notification_id: str) -> Notification:
-    """Have a notification delivered once more, whatever became of it. Raises NotFound."""
+    """Have a notification delivered once more, whatever became of it.
+
+    Raises: NotFound, InvalidRequest if it was erased.
+    """
     now_ms = runtime.clock.now_ms()
     event = AuditEvent(
         runtime.ids.new("evt", now_ms), now_ms, actor, "webhook.redelivered", notification_id
@@ -273,6 +276,8 @@ async def redeliver_one(runtime: Runtime, actor: str, notification_id: str) -> N
     renewed = await runtime.db.write(_redeliver, notification_id, now_ms, event)
     if renewed is None:
         raise NotFound("There is no such notification.", param="id")
+    if renewed.is_erased:
+        raise InvalidRequest("The notification was erased with its task's request.", param="id")
     return renewed
 
 
@@ -295,8 +300,8 @@ def _redeliver(
     conn: "Connection", notification_id: str, now_ms: int, event: AuditEvent
 ) -> Notification | None:
     found = notifications.find(conn, notification_id)
-    if found is None:
-        return None
+    if found is None or found.is_erased:
+        return found
     renewed = redeliver(found, now_ms)
     notifications.renew(conn, renewed)
     audit.add(conn, event)

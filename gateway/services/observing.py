@@ -12,6 +12,7 @@ from typing import Final
 
 from gateway.config import UpstreamConfig
 from gateway.domain.billing import Evidence, EvidenceKind
+from gateway.domain.quotes import settles
 from gateway.domain.schedule import Fallback, Pace, next_fallback_s, next_look_s
 from gateway.domain.tasks import (
     TERMINAL,
@@ -162,7 +163,10 @@ def _moved_by(runtime: Runtime, task: Task, observation: Observation) -> Task | 
 
 
 async def _look_by_list(runtime: Runtime, upstream: Upstream, due: Sequence[Task]) -> None:
-    """Look at many tasks by one call; those that it does not show are looked at singly."""
+    """Look at many tasks by one call; those that it does not show are looked at singly.
+
+    So are those that it shows to have succeeded, but not what they made or used.
+    """
     by_id = {task.upstream_task_id: task for task in due if task.upstream_task_id is not None}
     try:
         seen = await upstream.observe_many(due[0].route.credential, list(by_id))
@@ -170,6 +174,7 @@ async def _look_by_list(runtime: Runtime, upstream: Upstream, due: Sequence[Task
         # A list that fails says nothing about single reads: they go on alone.
         _log_failure(runtime, upstream, error)
         seen = {}
+    seen = {key: observation for key, observation in seen.items() if settles(observation)}
     await _apply(runtime, [(by_id[key], seen[key]) for key in by_id if key in seen])
     await _look_one_by_one(runtime, upstream, [by_id[key] for key in by_id if key not in seen])
 
@@ -235,7 +240,9 @@ async def _record_missing(runtime: Runtime, task: Task) -> None:
     now_ms = runtime.clock.now_ms()
     since_ms = task.missing_since_ms if task.missing_since_ms is not None else now_ms
     missing = replace(task, missing_count=task.missing_count + 1, missing_since_ms=since_ms)
-    missing_s = (now_ms - since_ms) / 1000 * settings.time_scale
+    # A time that is over by a date alone may be one that somebody has set the clock past.
+    steady_s = runtime.steadiness.steady_s()
+    missing_s = min((now_ms - since_ms) / 1000, steady_s) * settings.time_scale
     if missing.missing_count < settings.missing_count_min or missing_s < settings.missing_s_min:
         await _reschedule(runtime, [missing])
         return

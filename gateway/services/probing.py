@@ -2,12 +2,16 @@
 
 It goes the way of every submit: it is priced, held, sent once and metered, in a project that the
 operator names. What is seen of it is kept with the account, and decides how its lists are judged.
+
+A probe is a process of its own, beside a server or without one: it says that it lives while it
+waits, or the server would take its submission for lost.
 """
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from gateway.domain.attempts import Markers
 from gateway.domain.billing import Quote
@@ -18,13 +22,21 @@ from gateway.domain.projects import AuditEvent
 from gateway.domain.requests import NormalizedRequest, normalize
 from gateway.domain.routing import RouteTable, UpstreamRoutes
 from gateway.domain.tasks import TERMINAL, Task, TaskState
-from gateway.errors import ClientFault, InvalidRequest, ModelNotFound, PriceNotFound, UpstreamFault
+from gateway.errors import (
+    ClientFault,
+    GatewayError,
+    InvalidRequest,
+    ModelNotFound,
+    PriceNotFound,
+    StorageUnavailable,
+    UpstreamFault,
+)
 from gateway.ports import Runtime, Upstream
-from gateway.services import admin
+from gateway.services import admin, auditing, restoring
 from gateway.services.admitting import Routed, quote_request
 from gateway.services.observing import look_at
-from gateway.services.submission import submit_task
-from gateway.storage import attempts, audit, meta, tasks
+from gateway.services.submission import Repeat, refuse_if_closed, submit_task
+from gateway.storage import attempts, audit, meta, presence, tasks
 from gateway.storage.meta import AccountFact
 
 PROBE_KEY_ID: Final = "probe"
@@ -33,6 +45,8 @@ LOOK_S: Final = 3.0
 WAIT_S_DEFAULT: Final = 900.0
 _PROMPT: Final = "A paper boat on still water"
 _PAGE_SIZE: Final = 100
+_ANNOUNCE_S: Final = 3.0
+_FORGOTTEN_MS: Final = 3_600_000
 _ENDS: Final = frozenset(state.value for state in TERMINAL)
 
 
@@ -105,13 +119,57 @@ async def run_probe(
 ) -> Probed:
     """Send the task, watch it until it has ended or `wait_s` is over, and keep what was seen.
 
-    Raises: what `submit_task` raises; UpstreamFault if the upstream can't be watched to the end.
+    Each probe sends a task of its own, however soon after another. Raises: what `submit_task`
+    raises; UpstreamFault if the upstream can't be watched to the end.
     """
+    # What a server does when it starts: this is another process.
+    await restoring.close_if_restored(runtime)
+    if runtime.config.ledger.refuse_on_difference:
+        await auditing.audit(runtime)
+    refuse_if_closed(runtime)
     await _record(runtime, actor, plan)
+    await _announce(runtime)
+    return await _announcing(runtime, _send_and_watch(runtime, plan, wait_s))
+
+
+async def _announce(runtime: Runtime) -> None:
+    now_ms = runtime.clock.now_ms()
+    await runtime.db.write(presence.see_process, runtime.process_id, now_ms, _FORGOTTEN_MS)
+
+
+async def _announcing(runtime: Runtime, work: Coroutine[Any, Any, Probed]) -> Probed:
+    """Say now and then that this process lives, until the work is done."""
+    failures: list[Exception] = []
+    async with asyncio.TaskGroup() as group:
+        working = group.create_task(_catch(work, failures))
+        while not (await asyncio.wait({working}, timeout=_ANNOUNCE_S))[0]:
+            try:
+                await _announce(runtime)
+            except StorageUnavailable as error:  # the next time it may be there
+                runtime.log.warning("worker.loop_failed", loop="announce", exc_info=error)
+    if failures:
+        raise failures[0]
+    probed = working.result()
+    assert probed is not None  # noqa: S101 - it failed, or came to something
+    return probed
+
+
+async def _catch(work: Coroutine[Any, Any, Probed], failures: list[Exception]) -> Probed | None:
+    """Keep an expected failure as it is, and not in a group."""
+    try:
+        return await work
+    except GatewayError as error:
+        failures.append(error)
+        return None
+
+
+async def _send_and_watch(runtime: Runtime, plan: ProbePlan, wait_s: float) -> Probed:
     pinned = _pin(runtime, plan)
     principal = Principal(plan.project_id, PROBE_KEY_ID)
     request_id = runtime.ids.request_id()
-    task = (await submit_task(pinned, principal, plan.body, request_id)).task
+    # Without a key, one that is like the last would be taken for its repetition.
+    repeat = Repeat(idempotency_key=f"probe-{request_id}")
+    task = (await submit_task(pinned, principal, plan.body, request_id, repeat)).task
     deadline_s = runtime.clock.monotonic_s() + wait_s
     task = await _await_outcome(runtime, task, deadline_s)
     attempt = await runtime.db.read(attempts.find, task.id)

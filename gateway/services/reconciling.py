@@ -23,9 +23,11 @@ from gateway.domain.tasks import Event, Task, TaskError, advance
 from gateway.errors import UpstreamFault
 from gateway.ports import Runtime, Upstream
 from gateway.services.adopting import adopt
+from gateway.services.holding import has_ended, resolve_vanished
 from gateway.services.judging import Judged, judge, policy_of
 from gateway.services.late_orphans import note_shared, record_orphans
 from gateway.services.moves import record_move
+from gateway.steadiness import TRUSTED_S
 from gateway.storage import accounts, attempts, meta
 from gateway.storage.accounts import Agenda, Claimant
 from gateway.storage.meta import AccountFact
@@ -159,6 +161,8 @@ async def _compare(
     if is_audit:
         counted = (AccountFact.FOREIGN_COUNT, str(foreign_count))
         await runtime.db.write(meta.note_of_account, upstream.name, credential, *counted)
+        ended_ids = {x.upstream_task_id for x in judged.seen.items if has_ended(x.status)}
+        await resolve_vanished(runtime, upstream, credential, ended_ids)
     return Compared(
         len(judged.seen.items),
         len(adopted),
@@ -172,7 +176,12 @@ async def _adopt(runtime: Runtime, judged: Judged, adoption: Adoption) -> bool:
     claimant = judged.claimants[adoption.task_id]
     listed, proof = adoption.listed, adoption.proof.value
     adopted = await adopt(
-        runtime, claimant.task, listed.upstream_task_id, listed.observation, proof
+        runtime,
+        claimant.task,
+        listed.upstream_task_id,
+        listed.observation,
+        proof,
+        is_listed=True,
     )
     if adopted is None:
         return False
@@ -250,8 +259,13 @@ async def _give_up_absent(runtime: Runtime, claimant: Claimant, pass_count: int)
 async def _end_overdue(
     runtime: Runtime, upstream: Upstream, credential: str, agenda: Agenda
 ) -> None:
-    """End what nothing has explained for so long, as it is configured: that is the evidence."""
+    """End what nothing has explained for so long, as it is configured: that is the evidence.
+
+    A date alone does not tell that it was so long: nothing ends while the clock may be wrong.
+    """
     settings = runtime.config.submit
+    if runtime.steadiness.steady_s() < min(TRUSTED_S, settings.unknown_age_max_s):
+        return
     before_ms = runtime.clock.now_ms() - int(settings.unknown_age_max_s * 1000)
     if not agenda.lost_count or agenda.oldest_at_ms > before_ms:
         return

@@ -40,6 +40,8 @@ class Decision:
     upstream_task_id: str | None = None
     """Of FOUND: the task that came of the submission."""
     reason: str = ""
+    is_forced: bool = False
+    """Of FOUND: also if the upstream shows it in another shape, such as by another model's name."""
 
 
 async def resolve(runtime: Runtime, actor: str, task_id: str, decision: Decision) -> TaskReport:
@@ -51,6 +53,8 @@ async def resolve(runtime: Runtime, actor: str, task_id: str, decision: Decision
     Raises: TaskNotFound, InvalidRequest if there is nothing to decide or the upstream's task can't
     be this one's, UpstreamFault if it can't be read.
     """
+    if decision.is_forced and not decision.reason.strip():
+        raise InvalidRequest("A decision against what the upstream shows needs a reason.")
     if len(decision.reason) > REASON_CHARS_MAX:
         raise InvalidRequest(f"The reason has more than {REASON_CHARS_MAX} characters.")
     task = (await get_report(runtime, task_id)).task
@@ -58,7 +62,7 @@ async def resolve(runtime: Runtime, actor: str, task_id: str, decision: Decision
         raise InvalidRequest(f"The task {task.id} is {task.state.value}: it explains itself.")
     await _record(runtime, actor, task, decision)
     if decision.verdict is Verdict.FOUND:
-        done = await _adopt_found(runtime, task, decision.upstream_task_id or "")
+        done = await _adopt_found(runtime, task, decision)
     else:
         done = await _close(runtime, actor, task, decision)
     if done is None:
@@ -78,7 +82,8 @@ async def _close(runtime: Runtime, actor: str, task: Task, decision: Decision) -
     return await give_up(runtime, task, error, evidence, is_charged=is_charged)
 
 
-async def _adopt_found(runtime: Runtime, task: Task, upstream_task_id: str) -> Task | None:
+async def _adopt_found(runtime: Runtime, task: Task, decision: Decision) -> Task | None:
+    upstream_task_id = decision.upstream_task_id or ""
     if task.state in TERMINAL:
         raise InvalidRequest(
             f"The task {task.id} has ended, and nothing reopens it: say whether it is charged."
@@ -97,8 +102,8 @@ async def _adopt_found(runtime: Runtime, task: Task, upstream_task_id: str) -> T
                 raise _refuse(upstream_task_id, f"it carries the marker of {claimant.task.id}")
         elif is_timely(sent, listed, Policy()) is False:
             raise _refuse(upstream_task_id, "it was made at another time")
-        elif contradicts(sent, listed, Policy()):
-            raise _refuse(upstream_task_id, "it is of another shape")
+        elif contradicts(sent, listed, Policy()) and not decision.is_forced:
+            raise _refuse(upstream_task_id, "it is of another shape (--force insists)")
     adopted = await adopt(runtime, task, upstream_task_id, listed.observation, "operator")
     if adopted is not None:
         await runtime.db.write(orphans.forget, upstream.name, upstream_task_id)
@@ -124,7 +129,8 @@ def _refuse(upstream_task_id: str, why: str) -> InvalidRequest:
 
 async def _record(runtime: Runtime, actor: str, task: Task, decision: Decision) -> None:
     now_ms = runtime.clock.now_ms()
-    said = " ".join(filter(None, (decision.verdict.value, decision.upstream_task_id)))
+    forced = "by force" if decision.is_forced else None
+    said = " ".join(filter(None, (decision.verdict.value, decision.upstream_task_id, forced)))
     detail = f"{said}: {mask(decision.reason)}" if decision.reason else said
     event = AuditEvent(
         runtime.ids.new("evt", now_ms), now_ms, actor, "task.resolve_requested", task.id, detail

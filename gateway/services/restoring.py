@@ -4,16 +4,25 @@ Until every credential's list was compared with the tasks here, submits wait and
 that were unfinished when the backup was made are followed as ever; those that were being submitted
 become unknown. What is listed and belongs to no task may be one that was paid for and lost by the
 restore: it is recorded as an orphan.
+
+A list that could not be read whole proves nothing of the kind: submits wait for one that could, or
+for an operator who says that they need not.
 """
 
 from typing import Final
 
+from gateway.domain.projects import AuditEvent
 from gateway.ports import Runtime
 from gateway.services.reconciling import compare_all
 from gateway.services.sweeping import sweep_lost_submissions
-from gateway.storage import accounts, meta
+from gateway.storage import accounts, backup, meta
 
 NO_LIST: Final = "The upstream has no list: what was lost there can't be found."
+INCOMPLETE: Final = (
+    "The list could not be read whole: submits wait for one that can. `restore --open` opens the "
+    "gateway without it."
+)
+_AGAIN_S: Final = 10.0
 
 
 async def close_if_restored(runtime: Runtime) -> None:
@@ -25,8 +34,8 @@ async def close_if_restored(runtime: Runtime) -> None:
 async def compare_restored(runtime: Runtime) -> bool:
     """Compare a restored database with the upstreams, and take submits again; False if it waits.
 
-    Nothing is read unless the process is closed for it. While an upstream does not answer it stays
-    closed. Raises: UpstreamFault.
+    Nothing is read unless the process is closed for it. While an upstream does not answer, or its
+    list is not complete, it stays closed. Raises: UpstreamFault.
     """
     if not runtime.lifecycle.is_reconciling:
         return True
@@ -34,22 +43,41 @@ async def compare_restored(runtime: Runtime) -> bool:
     if restored_at_ms is not None:
         await sweep_lost_submissions(runtime)
         lost_since_ms = await runtime.db.read(accounts.find_last_admission, restored_at_ms)
-        for upstream in runtime.upstreams.values():
-            for credential in upstream.credentials:
-                await _compare(runtime, upstream.name, credential, lost_since_ms)
+        compared = [
+            await _compare(runtime, upstream.name, credential, lost_since_ms)
+            for upstream in runtime.upstreams.values()
+            for credential in upstream.credentials
+        ]
+        if not all(compared):
+            await runtime.clock.sleep(_AGAIN_S)
+            return False
         if not await runtime.db.write(meta.clear_restored, restored_at_ms):
             return False  # restored again meanwhile, or another process was first
     runtime.lifecycle.is_reconciling = False
     return True
 
 
-async def _compare(runtime: Runtime, name: str, credential: str, lost_since_ms: int) -> None:
+async def open_restored(runtime: Runtime, actor: str) -> bool:
+    """Let submits in though what the restore lost was not found: an operator's word, recorded.
+
+    Every process that is closed sees it within seconds. False if none was to be waited for.
+    """
+    restored_at_ms = await runtime.db.read(meta.find_restored)
+    if restored_at_ms is None:
+        return False
+    now_ms = runtime.clock.now_ms()
+    event = AuditEvent(runtime.ids.new("evt", now_ms), now_ms, actor, "database.opened", "")
+    return await runtime.db.write(backup.open_restored, restored_at_ms, event)
+
+
+async def _compare(runtime: Runtime, name: str, credential: str, lost_since_ms: int) -> bool:
+    """Return whether all was seen that the credential's upstream shows."""
     upstream = runtime.upstreams[name]
     if not upstream.supports_list:
         runtime.log.warning(
             "reconciler.restore_compared", upstream=name, credential=credential, reason=NO_LIST
         )
-        return
+        return True
     compared = await compare_all(runtime, upstream, credential, lost_since_ms)
     runtime.log.warning(
         "reconciler.restore_compared",
@@ -59,4 +87,6 @@ async def _compare(runtime: Runtime, name: str, credential: str, lost_since_ms: 
         adopted_count=compared.adopted_count,
         orphans_count=compared.orphans_count,
         is_complete=compared.is_complete,
+        reason=None if compared.is_complete else INCOMPLETE,
     )
+    return compared.is_complete

@@ -225,9 +225,8 @@ async def _admit(runtime: Runtime, flight: InFlight, admission: Admission) -> Ta
     Raises: what `admitting.refuse` says of a refusal, StorageUnavailable.
     """
     while True:
-        verdict = await runtime.db.write(
-            admitting.admit, admission, runtime.config, runtime.clock.now_ms()
-        )
+        bounds = admitting.bounds_of(runtime, runtime.clock.now_ms())
+        verdict = await runtime.db.write(admitting.admit, admission, runtime.config, bounds)
         if verdict is None:
             now_s = runtime.clock.monotonic_s()
             runtime.status_cache.put(Entry(admission.task, admission.stored_request, now_s))

@@ -21,7 +21,6 @@ from gateway.storage import tasks as task_queries
 from gateway.storage.orphans import StoredOrphan
 from gateway.storage.schema import attempts as attempts_table
 from gateway.storage.schema import (
-    audit_events,
     ledger_entries,
     reservations,
     task_transitions,
@@ -109,6 +108,20 @@ def list_overdue(
         *_is_of(upstream, credential),
         tasks.c.state == TaskState.UNKNOWN.value,
         tasks.c.created_at_ms <= before_ms,
+    )
+
+
+def list_held(conn: sa.Connection, upstream: str, credential: str) -> Sequence[Task]:
+    """Return the account's tasks that have ended and whose hold is open, with an upstream task."""
+    is_held = sa.exists().where(
+        reservations.c.task_id == tasks.c.id, reservations.c.outcome.is_(None)
+    )
+    return task_queries.list_chosen(
+        conn,
+        *_is_of(upstream, credential),
+        tasks.c.state == TaskState.FAILED.value,
+        tasks.c.upstream_task_id.is_not(None),
+        is_held.correlate(tasks),
     )
 
 
@@ -239,13 +252,11 @@ def find_control(
 def find_last_admission(conn: sa.Connection, before_ms: int) -> int:
     """Return when the last task before `before_ms` was admitted; 0 if there was none.
 
-    What a database has lost by being restored was admitted later than that.
+    What a database has lost by being restored was admitted later than that. No other row tells
+    it: operators act on a restored database before it is marked.
     """
-    latest = (
-        sa.select(sa.func.max(reservations.c.at_ms)).where(reservations.c.at_ms < before_ms),
-        sa.select(sa.func.max(audit_events.c.at_ms)).where(audit_events.c.at_ms < before_ms),
-    )
-    return max(conn.execute(each).scalar_one() or 0 for each in latest)
+    latest = sa.select(sa.func.max(reservations.c.at_ms)).where(reservations.c.at_ms < before_ms)
+    return conn.execute(latest).scalar_one() or 0
 
 
 def _is_of(upstream: str, credential: str) -> tuple[sa.ColumnElement[bool], ...]:
@@ -277,5 +288,6 @@ def _claimant(task: Task, attempt: Attempt) -> Claimant:
             _STANDING_OF[task.state],
             lost_at_ms=task.updated_at_ms,
             is_called_back=task.is_called_back or attempt.claimed_task_id is not None,
+            service_tier=task.service_tier,
         ),
     )

@@ -40,8 +40,9 @@ class Bounds:
     """Older idempotency keys are forgotten."""
     joins_since_ms: int
     """Older attempts are not joined."""
-    alive_ms: int
-    """A process that was not seen since is dead."""
+    now_ms: int
+    alive_for_ms: int
+    """A process that was not seen for so long is dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,7 @@ def admit(
     """Write the task with its hold, unless something speaks against it."""
     return (
         find_repeated(conn, admission, bounds)
-        or _find_too_many_unknown(conn, admission.task, bounds)
-        or _find_exceeded(conn, admission.reservation, choose_limits, balances.lock)
+        or _find_refusal(conn, admission, choose_limits, bounds)
         or _write(conn, admission, bounds)
     )
 
@@ -120,10 +120,27 @@ def find_repeated(
         fingerprint=attempt.fingerprint,
         since_ms=bounds.joins_since_ms,
         owner=attempt.owner,
-        alive_ms=bounds.alive_ms,
+        now_ms=bounds.now_ms,
+        alive_for_ms=bounds.alive_for_ms,
         is_repeat=admission.is_repeat,
     )
     return None if task_id is None else Repeated(task_id, is_by_key=False)
+
+
+def _find_refusal(
+    conn: sa.Connection, admission: Admission, choose_limits: ChooseLimits, bounds: Bounds
+) -> Verdict:
+    """Return what speaks against the task, unless that is the same request's own first task.
+
+    Another process may have admitted that one since it was looked for: what counts against the
+    request is committed, and so is its key.
+    """
+    refusal = _find_too_many_unknown(conn, admission.task, bounds) or _find_exceeded(
+        conn, admission.reservation, choose_limits, balances.lock
+    )
+    if refusal is None or admission.claim is None:
+        return refusal
+    return _find_claimed(conn, admission.claim, bounds) or refusal
 
 
 def _find_claimed(conn: sa.Connection, claim: Claim, bounds: Bounds) -> Repeated | KeyReused | None:

@@ -15,39 +15,49 @@ import sqlalchemy as sa
 
 from gateway.domain.attempts import Attempt, Markers, Shape
 from gateway.domain.tasks import TaskState
-from gateway.storage.schema import attempts, processes, tasks
+from gateway.storage import presence
+from gateway.storage.schema import attempts, tasks
 
 _OPEN: Final = (TaskState.RESERVED.value, TaskState.UNKNOWN.value)
 _IDS_PER_QUERY: Final = 500
 _ADD: Final = sa.insert(attempts)
-_JOINABLE: Final = (
-    sa.select(attempts.c.task_id)
-    .join(tasks, tasks.c.id == attempts.c.task_id)
-    .where(
-        attempts.c.key_id == sa.bindparam("by_key_id"),
-        attempts.c.fingerprint == sa.bindparam("with_fingerprint"),
-        attempts.c.is_answered == 0,
-        attempts.c.created_at_ms >= sa.bindparam("since_ms"),
-        tasks.c.state != TaskState.REJECTED.value,
-        tasks.c.deleted_at_ms.is_(None),
-        # Its client is gone: it hung up, its process died, or this request says that it repeats.
-        (attempts.c.has_client_left == 1)
-        | (
-            (sa.bindparam("is_repeat", type_=sa.Integer) == 1)
-            & ((attempts.c.is_id_given == 0) | (sa.bindparam("may_share", type_=sa.Integer) == 1))
-        )
-        | (
-            (attempts.c.owner != sa.bindparam("by_owner"))
-            & attempts.c.owner.not_in(
-                sa.select(processes.c.id).where(processes.c.seen_at_ms >= sa.bindparam("alive_ms"))
+
+
+def _joinable(dialect: str) -> sa.Select[Any]:
+    now_ms = presence.shared_now_ms(dialect, sa.bindparam("now_ms", type_=sa.BigInteger))
+    alive = presence.find_alive(now_ms, sa.bindparam("alive_for_ms", type_=sa.BigInteger))
+    return (
+        sa.select(attempts.c.task_id)
+        .join(tasks, tasks.c.id == attempts.c.task_id)
+        .where(
+            attempts.c.key_id == sa.bindparam("by_key_id"),
+            attempts.c.fingerprint == sa.bindparam("with_fingerprint"),
+            attempts.c.is_answered == 0,
+            attempts.c.created_at_ms >= sa.bindparam("since_ms"),
+            tasks.c.state != TaskState.REJECTED.value,
+            tasks.c.deleted_at_ms.is_(None),
+            # Its client is gone: it hung up, its process died, or this request says it repeats.
+            (attempts.c.has_client_left == 1)
+            | (
+                (sa.bindparam("is_repeat", type_=sa.Integer) == 1)
+                & (
+                    (attempts.c.is_id_given == 0)
+                    | (sa.bindparam("may_share", type_=sa.Integer) == 1)
+                )
             )
-        ),
+            | (
+                (attempts.c.client_owner != sa.bindparam("by_owner"))
+                & attempts.c.client_owner.not_in(alive)
+            ),
+        )
+        # First one whose client is known to be gone.
+        .order_by(attempts.c.has_client_left.desc(), attempts.c.created_at_ms)
+        .limit(1)
+        .with_for_update(of=attempts)
     )
-    # First one whose client is known to be gone.
-    .order_by(attempts.c.has_client_left.desc(), attempts.c.created_at_ms)
-    .limit(1)
-    .with_for_update(of=attempts)
-)
+
+
+_JOINABLE: Final = {dialect: _joinable(dialect) for dialect in ("sqlite", "postgresql")}
 
 
 def insert(conn: sa.Connection, attempt: Attempt) -> None:
@@ -60,6 +70,7 @@ def insert(conn: sa.Connection, attempt: Attempt) -> None:
             "key_id": attempt.key_id,
             "fingerprint": attempt.fingerprint,
             "owner": attempt.owner,
+            "client_owner": attempt.client_owner,
             "created_at_ms": attempt.created_at_ms,
             "shape": json.dumps(asdict(attempt.shape)),
             "markers": json.dumps(asdict(replace(attempt.markers, callback_token=None))),
@@ -82,11 +93,13 @@ def join(
     fingerprint: str,
     since_ms: int,
     owner: str,
-    alive_ms: int,
+    now_ms: int,
+    alive_for_ms: int,
     is_repeat: bool,
 ) -> str | None:
     """Take the place of the client of an identical attempt that was never answered.
 
+    `owner` is the process that asks; others are dead that were not seen in the last `alive_for_ms`.
     Return its task's id, or None if there is none whose client is gone. Until the new client is
     gone, too, nobody else can join it but one that says that it repeats, and finds no other.
     """
@@ -95,17 +108,19 @@ def join(
         "with_fingerprint": fingerprint,
         "since_ms": since_ms,
         "by_owner": owner,
-        "alive_ms": alive_ms,
+        "now_ms": now_ms,
+        "alive_for_ms": alive_for_ms,
         "is_repeat": int(is_repeat),
     }
-    task_id: str | None = conn.execute(_JOINABLE, {**given, "may_share": 0}).scalar_one_or_none()
+    joinable = _JOINABLE[conn.dialect.name]
+    task_id: str | None = conn.execute(joinable, {**given, "may_share": 0}).scalar_one_or_none()
     if task_id is None and is_repeat:
-        task_id = conn.execute(_JOINABLE, {**given, "may_share": 1}).scalar_one_or_none()
+        task_id = conn.execute(joinable, {**given, "may_share": 1}).scalar_one_or_none()
     if task_id is not None:
         conn.execute(
             sa.update(attempts)
             .where(attempts.c.task_id == task_id)
-            .values(owner=owner, has_client_left=0, is_id_given=1)
+            .values(client_owner=owner, has_client_left=0, is_id_given=1)
         )
     return task_id
 
@@ -130,7 +145,7 @@ def leave_joined(conn: sa.Connection, *, key_id: str, fingerprint: str, owner: s
         .where(
             attempts.c.key_id == key_id,
             attempts.c.fingerprint == fingerprint,
-            attempts.c.owner == owner,
+            attempts.c.client_owner == owner,
             attempts.c.is_answered == 0,
             attempts.c.is_id_given == 1,
         )
@@ -263,22 +278,12 @@ def schedule_probe(
     )
 
 
-def see_process(
-    conn: sa.Connection, process_id: str, now_ms: int, forget_before_ms: int | None
-) -> None:
-    """Note that a process is alive; forget those not seen since, or without a date all others."""
-    seen = conn.execute(
-        sa.update(processes).where(processes.c.id == process_id).values(seen_at_ms=now_ms)
-    )
-    if seen.rowcount == 0:
-        conn.execute(sa.insert(processes), {"id": process_id, "seen_at_ms": now_ms})
-    is_gone = processes.c.id != process_id
-    if forget_before_ms is not None:
-        is_gone &= processes.c.seen_at_ms < forget_before_ms
-    conn.execute(sa.delete(processes).where(is_gone))
+def forget_callback_url(conn: sa.Connection, task_id: str) -> None:
+    """Forget where the client wants to be told: all that it is ever told has been written."""
+    _set(conn, task_id, {"callback_url": None})
 
 
-def _set(conn: sa.Connection, task_id: str, values: Mapping[str, int]) -> None:
+def _set(conn: sa.Connection, task_id: str, values: Mapping[str, int | None]) -> None:
     conn.execute(sa.update(attempts).where(attempts.c.task_id == task_id).values(**values))
 
 
@@ -290,6 +295,7 @@ def _attempt(row: sa.Row[Any]) -> Attempt:
         key_id=row.key_id,
         fingerprint=row.fingerprint,
         owner=row.owner,
+        client_owner=row.client_owner,
         created_at_ms=row.created_at_ms,
         shape=Shape(**json.loads(row.shape)),
         markers=replace(markers, callback_token=row.callback_token),

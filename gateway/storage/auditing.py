@@ -94,7 +94,7 @@ _HOLD_FLAWS: Final = (
 _ENTRY_FLAWS: Final = (
     ("r.task_id IS NULL", "has an entry, and no hold"),
     (
-        f"e.step = 3 AND ({_any_differ(*((f'e.{each}', '0') for each in _SUMMED))})",
+        f"e.step >= 3 AND ({_any_differ(*((f'e.{each}', '0') for each in _SUMMED))})",
         "its loss is in a balance",
     ),
 )

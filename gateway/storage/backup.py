@@ -100,6 +100,14 @@ def mark_restored(conn: sa.Connection, event: AuditEvent) -> None:
     audit.add(conn, event)
 
 
+def open_restored(conn: sa.Connection, restored_at_ms: int, event: AuditEvent) -> bool:
+    """Take that mark away, and record who did. False, and nothing is written, if it is gone."""
+    if not meta.clear_restored(conn, restored_at_ms):
+        return False
+    audit.add(conn, event)
+    return True
+
+
 def _choose_name(database: Path, stamp: str) -> Path:
     """Return the name of what is kept: of the stamp, and of nothing that is there already."""
     name = f"{database.name}.before-restore-{stamp}"

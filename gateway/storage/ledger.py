@@ -27,6 +27,7 @@ from gateway.domain.limits import accounts_of
 from gateway.storage import balances
 from gateway.storage.schema import ledger_entries, reservations
 
+RESOLUTION_STEP: Final = 2
 _STEP: Final = {EntryKind.HOLD: 1, EntryKind.SETTLE: 2, EntryKind.RELEASE: 2, EntryKind.LOSS: 3}
 _KIND_OF: Final = {Outcome.SETTLED: EntryKind.SETTLE, Outcome.RELEASED: EntryKind.RELEASE}
 _NO_AMOUNTS: Final = Amounts()
@@ -142,24 +143,35 @@ def resolve(
 
 def book_loss(
     conn: sa.Connection, reservation: Reservation, cost_micros: int, evidence: Evidence, at_ms: int
-) -> bool:
-    """Book what the upstream bills for a task whose hold was released. False if it is booked.
+) -> int | None:
+    """Book what the upstream bills for a task that nobody bears; return the step of the entry.
 
-    It is the organization's loss: no budget bears it.
+    It is the organization's loss: no budget bears it. None if what this evidence proves is booked:
+    each upstream task that came of one here is another loss.
     """
-    # Its hold's row first: of two that book at once, the second one sees what the first has booked.
-    held = sa.select(reservations.c.task_id).where(reservations.c.task_id == reservation.task_id)
+    lock(conn, reservation.task_id)
+    booked = [
+        each for each in list_entries(conn, reservation.task_id) if each.kind is EntryKind.LOSS
+    ]
+    if any(each.evidence == evidence for each in booked):
+        return None
+    step = _STEP[EntryKind.LOSS] + len(booked)
+    _add_entry(
+        conn,
+        reservation,
+        EntryKind.LOSS,
+        at_ms,
+        step=step,
+        cost_micros=cost_micros,
+        evidence=evidence,
+    )
+    return step
+
+
+def lock(conn: sa.Connection, task_id: str) -> None:
+    """Of two that book for one task at once, let the second one see what the first has booked."""
+    held = sa.select(reservations.c.task_id).where(reservations.c.task_id == task_id)
     conn.execute(held.with_for_update())
-    exists = conn.execute(
-        sa.select(ledger_entries.c.task_id).where(
-            ledger_entries.c.task_id == reservation.task_id,
-            ledger_entries.c.step == _STEP[EntryKind.LOSS],
-        )
-    ).first()
-    if exists is not None:
-        return False
-    _add_entry(conn, reservation, EntryKind.LOSS, at_ms, cost_micros=cost_micros, evidence=evidence)
-    return True
 
 
 def find_open(conn: sa.Connection, task_id: str) -> Reservation | None:
@@ -196,6 +208,7 @@ def _add_entry(
     kind: EntryKind,
     at_ms: int,
     *,
+    step: int | None = None,
     held: Amounts = _NO_AMOUNTS,
     spent: Amounts = _NO_AMOUNTS,
     cost_micros: int = 0,
@@ -207,7 +220,7 @@ def _add_entry(
         _ADD_ENTRY,
         {
             "task_id": reservation.task_id,
-            "step": _STEP[kind],
+            "step": _STEP[kind] if step is None else step,
             "kind": kind.value,
             "at_ms": at_ms,
             "project_id": reservation.project_id,

@@ -5,7 +5,7 @@ wait. Whoever finds one that has to wait plans it behind the one that it waits f
 that one makes it due.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from gateway.domain.webhooks import (
     NotificationKind,
     NotificationState,
 )
+from gateway.storage import requests
 from gateway.storage.schema import notifications
 
 _PASSES_MAX: Final = 20
@@ -193,8 +194,13 @@ def record(conn: sa.Connection, before: Notification, after: Notification, now_m
     )
     if recorded.rowcount == 0:
         return False
-    held = after.kind is NotificationKind.CALLBACK and before.attempt_count < HOLDING_ATTEMPTS
     is_over = after.state is not NotificationState.PENDING
+    if is_over and after.kind is NotificationKind.CALLBACK:
+        # Locked: of this and a hashing of the request, the one that comes second erases.
+        request = requests.lock(conn, after.task_id)
+        if request is not None and request.expires_at_ms is None:
+            _erase(conn, notifications.c.id == after.id)
+    held = after.kind is NotificationKind.CALLBACK and before.attempt_count < HOLDING_ATTEMPTS
     if held and (is_over or after.attempt_count >= HOLDING_ATTEMPTS):
         conn.execute(
             sa.update(notifications)
@@ -210,11 +216,32 @@ def record(conn: sa.Connection, before: Notification, after: Notification, now_m
     return True
 
 
-def renew(conn: sa.Connection, notification: Notification) -> None:
-    """Store an operator's decision that it is to be delivered once more."""
+def erase(conn: sa.Connection, task_ids: Collection[str]) -> None:
+    """Forget address and body of the callbacks of these tasks that have ended.
+
+    Of those that are still to be delivered, `record` does it once their task's request is hashed.
+    """
+    _erase(conn, notifications.c.task_id.in_(task_ids))
+
+
+def _erase(conn: sa.Connection, chosen: sa.ColumnElement[bool]) -> None:
+    """Usage events stay: they say nothing that the ledger does not."""
     conn.execute(
         sa.update(notifications)
-        .where(notifications.c.id == notification.id)
+        .where(
+            chosen,
+            notifications.c.kind == NotificationKind.CALLBACK.value,
+            notifications.c.ended_at_ms.is_not(None),
+        )
+        .values(url="", body="")
+    )
+
+
+def renew(conn: sa.Connection, notification: Notification) -> None:
+    """Store an operator's decision that it is to be delivered once more, unless it was erased."""
+    conn.execute(
+        sa.update(notifications)
+        .where(notifications.c.id == notification.id, notifications.c.url != "")
         .values(**_progress(notification))
     )
 
@@ -222,9 +249,14 @@ def renew(conn: sa.Connection, notification: Notification) -> None:
 def list_dead(
     conn: sa.Connection, kind: NotificationKind | None, after_id: str, limit: int
 ) -> Sequence[Notification]:
-    """Return some that were given up, by id, from the one behind `after_id` on ("" to begin)."""
+    """Return some that were given up, by id, from the one behind `after_id` on ("" to begin).
+
+    Those that were erased can't be delivered again.
+    """
     chosen = sa.select(notifications).where(
-        notifications.c.state == NotificationState.DEAD.value, notifications.c.id > after_id
+        notifications.c.state == NotificationState.DEAD.value,
+        notifications.c.id > after_id,
+        notifications.c.url != "",
     )
     if kind is not None:
         chosen = chosen.where(notifications.c.kind == kind.value)

@@ -26,18 +26,18 @@ class StoredOrphan:
     created_at_ms: int | None = None
     task_id: str | None = None
     """The task that it is believed to have come of; None if there is none."""
+    is_proved: bool = False
+    """Whether that is proved: by a marker, a callback, or the answer itself."""
+    entry_step: int | None = None
+    """The step of that task's entry in the ledger that bears what it costs."""
 
 
 def record(conn: sa.Connection, orphan: StoredOrphan) -> bool:
     """Write a new orphan, or how one that is known stands now. False if it was known."""
     updated = conn.execute(
         sa.update(orphans)
-        .where(
-            orphans.c.upstream == orphan.upstream,
-            orphans.c.credential == orphan.credential,
-            orphans.c.upstream_task_id == orphan.upstream_task_id,
-        )
-        .values(status=orphan.status)
+        .where(*_is(orphan))
+        .values(status=orphan.status, **({"is_proved": 1} if orphan.is_proved else {}))
     )
     if updated.rowcount:
         return False
@@ -51,9 +51,21 @@ def record(conn: sa.Connection, orphan: StoredOrphan) -> bool:
             "found_at_ms": orphan.found_at_ms,
             "created_at_ms": orphan.created_at_ms,
             "status": orphan.status,
+            "is_proved": int(orphan.is_proved),
         },
     )
     return True
+
+
+def find_step(conn: sa.Connection, orphan: StoredOrphan) -> int | None:
+    """Return the step of the entry that bears what a recorded orphan costs; None if none does."""
+    found = sa.select(orphans.c.entry_step).where(*_is(orphan))
+    return conn.execute(found).scalar_one_or_none()
+
+
+def note_step(conn: sa.Connection, orphan: StoredOrphan, step: int) -> None:
+    """Note which entry of the ledger bears what a recorded orphan costs."""
+    conn.execute(sa.update(orphans).where(*_is(orphan)).values(entry_step=step))
 
 
 def forget(conn: sa.Connection, upstream: str, upstream_task_id: str) -> None:
@@ -106,6 +118,14 @@ def count(conn: sa.Connection) -> tuple[int, int]:
     return counts.get(False, 0), counts.get(True, 0)
 
 
+def _is(orphan: StoredOrphan) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        orphans.c.upstream == orphan.upstream,
+        orphans.c.credential == orphan.credential,
+        orphans.c.upstream_task_id == orphan.upstream_task_id,
+    )
+
+
 def _orphan(row: sa.Row[Any]) -> StoredOrphan:
     return StoredOrphan(
         upstream=row.upstream,
@@ -115,4 +135,6 @@ def _orphan(row: sa.Row[Any]) -> StoredOrphan:
         status=row.status,
         created_at_ms=row.created_at_ms,
         task_id=row.task_id,
+        is_proved=bool(row.is_proved),
+        entry_step=row.entry_step,
     )

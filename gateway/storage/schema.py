@@ -178,7 +178,9 @@ attempts: Final = _table(
     Column("project_id", Text, nullable=False),
     Column("key_id", Text, nullable=False),
     Column("fingerprint", Text, nullable=False),
+    # The process that sends it, and the one whose client waits for the answer.
     Column("owner", Text, nullable=False),
+    Column("client_owner", Text, nullable=False),
     Column("created_at_ms", _Int64, nullable=False),
     Column("shape", Text, nullable=False),
     Column("markers", Text, nullable=False),
@@ -268,7 +270,8 @@ Index("reservations_resolved_idx", reservations.c.resolved_at_ms)
 
 ledger_entries: Final = _table(
     "ledger_entries",
-    # The key makes it exactly once: a task has one hold, one resolution and one loss at most.
+    # The key makes it exactly once: a task has one hold and one resolution at most, and a loss for
+    # each upstream task that nobody else bears.
     Column("task_id", Text, ForeignKey("tasks.id"), primary_key=True),
     Column("step", _Int64, primary_key=True, autoincrement=False),
     Column("kind", Text, nullable=False),
@@ -296,7 +299,7 @@ ledger_entries: Final = _table(
     _one_of("evidence", EvidenceKind),
     CheckConstraint(
         "(kind = 'hold' AND step = 1) OR (kind IN ('settle', 'release') AND step = 2) OR "
-        "(kind = 'loss' AND step = 3)",
+        "(kind = 'loss' AND step >= 3)",
         name="step",
     ),
     # Money is let go of by evidence alone.
@@ -396,6 +399,9 @@ orphans: Final = _table(
     Column("found_at_ms", _Int64, nullable=False),
     Column("created_at_ms", _Int64),
     Column("status", Text, nullable=False),
+    Column("is_proved", _Int64, nullable=False),
+    # The entry of that task which bears what it costs.
+    Column("entry_step", _Int64),
 )
 
 processes: Final = _table(

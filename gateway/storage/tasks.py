@@ -28,9 +28,9 @@ from gateway.domain.tasks import (
     TaskState,
 )
 from gateway.ports import Change, ChangeKind
-from gateway.storage import changes, requests
+from gateway.storage import changes, presence, requests
 from gateway.storage.requests import StoredRequest
-from gateway.storage.schema import attempts, processes, task_requests, task_transitions, tasks
+from gateway.storage.schema import attempts, task_requests, task_transitions, tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,16 +306,22 @@ def reschedule(conn: sa.Connection, looks: Sequence[Reschedule]) -> None:
 
 
 def find_lost(
-    conn: sa.Connection, now_ms: int, limit: int, *, owner: str = "", alive_ms: int | None = None
+    conn: sa.Connection,
+    now_ms: int,
+    limit: int,
+    *,
+    owner: str = "",
+    alive_for_ms: int | None = None,
 ) -> Sequence[Task]:
     """Return tasks still reserved past their submit deadline, the longest first.
 
-    With `alive_ms` also those whose process is another one than `owner` and was not seen since:
-    whatever it sent, nobody waits for the answer any more.
+    With `alive_for_ms` also those whose process is another one than `owner` and was not seen for so
+    long: whatever it sent, nobody waits for the answer any more.
     """
     is_lost = tasks.c.submit_deadline_at_ms <= now_ms
-    if alive_ms is not None:
-        alive = sa.select(processes.c.id).where(processes.c.seen_at_ms >= alive_ms)
+    if alive_for_ms is not None:
+        shared = presence.shared_now_ms(conn.dialect.name, sa.literal(now_ms, sa.BigInteger))
+        alive = presence.find_alive(shared, sa.literal(alive_for_ms, sa.BigInteger))
         is_lost |= (attempts.c.owner != owner) & attempts.c.owner.not_in(alive)
     rows = conn.execute(
         sa.select(tasks)

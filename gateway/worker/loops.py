@@ -55,7 +55,7 @@ def build_loops(runtime: Runtime) -> Sequence[Loop]:
         *observers,
         *reconcilers,
         *deliveries,
-        Loop("announce", sweeping.announce, _ANNOUNCE_S),
+        Loop("announce", sweeping.announce, _ANNOUNCE_S, backs_off=False),
         Loop("journal", replaying.replay_old, _JOURNAL_S),
         Loop("callbacks", calling_back.verify_claims, _CLAIMS_S),
         Loop("restore", restoring.compare_restored, _RESTORE_S),

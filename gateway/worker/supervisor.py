@@ -20,6 +20,8 @@ class Loop:
     name: str
     run: Callable[[Runtime], Awaitable[object]]
     interval_s: float
+    backs_off: bool = True
+    """Whether it is tried later and later while it fails."""
 
 
 async def run_loops(runtime: Runtime, loops: Sequence[Loop]) -> None:
@@ -60,8 +62,8 @@ def _is_weather(error: Exception) -> bool:
 
 
 def _pause_s(loop: Loop, failure_count: int) -> float:
-    """Return the loop's interval, doubled with each failure in a row up to 30 s."""
-    if failure_count == 0:
+    """Return the loop's interval, doubled with each failure in a row up to 30 s if it backs off."""
+    if failure_count == 0 or not loop.backs_off:
         return loop.interval_s
     backed_off_s = min(loop.interval_s * 2.0 ** min(failure_count, 16), _BACK_OFF_S_MAX)
     return max(backed_off_s, loop.interval_s)

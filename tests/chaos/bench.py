@@ -91,7 +91,7 @@ class Bench:
     def _read_line(self) -> str:
         assert self.forks.stdout is not None
         line = self.forks.stdout.readline()
-        assert line, "the server of forks has ended"
+        assert line, f"no fork is made: {(self.folder / 'forks.log').read_text()[-3000:]}"
         return line
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -55,11 +55,18 @@ class Crowd:
                 await self.submit(key, wish)
             await asyncio.sleep(self.pause_s * self.source.random())
 
-    async def wait_for_more(self, count: int) -> None:
-        """Return once so many more requests than now are answered."""
-        wanted = len(self.task_ids) + count
+    async def wait_for_answers(self, count: int) -> None:
+        """Return once so many more requests than now have led to a task."""
+        await self._wait_for(count, lambda: len(self.task_ids))
+
+    async def wait_for_asking(self, count: int) -> None:
+        """Return once so many more requests than now were sent."""
+        await self._wait_for(count, lambda: self.asked_count)
+
+    async def _wait_for(self, count: int, look: Callable[[], int]) -> None:
+        wanted = look() + count
         async with asyncio.timeout(_MORE_S_MAX):
-            while len(self.task_ids) < wanted:  # noqa: ASYNC110 - it only counts
+            while look() < wanted:  # noqa: ASYNC110 - it only counts
                 await asyncio.sleep(_LOOK_S)
 
     async def submit(self, key: str, wish: str) -> None:

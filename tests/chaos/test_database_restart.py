@@ -15,6 +15,8 @@ from tests.chaos.upstream import Sandbox, credential_of, run_upstream
 from tests.support.postgres import PostgresServer, running_cluster
 from tests.support.postgres_books import read_books_at
 
+pytestmark = pytest.mark.timeout(400)
+
 SEED = 20261128
 PEPPER = "7f3c9a52e1b84d06a5c2f9e87b1d4c60"
 CLIENTS_COUNT = 10
@@ -49,9 +51,9 @@ async def test_a_database_restarted_under_load_loses_nothing(
     async with running(tmp_path, cluster, sandbox, 1) as (servers, keys):
         async with crowded(servers, keys, CLIENTS_COUNT, random.Random(SEED)) as crowd:
             for _ in range(RESTARTS_COUNT):
-                await crowd.wait_for_more(CLIENTS_COUNT)
+                await crowd.wait_for_answers(CLIENTS_COUNT)
                 await asyncio.to_thread(cluster.restart)
-            await crowd.wait_for_more(CLIENTS_COUNT)
+            await crowd.wait_for_answers(CLIENTS_COUNT)
         assert await settle(cluster, sandbox, crowd) == []
 
 

@@ -12,6 +12,8 @@ from tests.chaos.sweep import KEY
 from tests.support.oracle import find_differences, read_books
 from tests.support.strace import Injection, count_of
 
+pytestmark = pytest.mark.timeout(400)
+
 SAMPLE_COUNT = 2
 STORE_CALLS = ("pwrite64", "fdatasync")
 ERRORS = ("error=EIO", "error=ENOSPC")

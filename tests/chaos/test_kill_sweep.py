@@ -8,6 +8,8 @@ from tests.chaos.bench import Bench
 from tests.chaos.sweep import OUTCOMES, Scene, Tally, choose_points, sweep
 from tests.support.strace import Injection
 
+pytestmark = pytest.mark.timeout(400)
+
 SEED = 20261124
 SAMPLE_COUNT = 24
 FAULTY_SAMPLE_COUNT = 12

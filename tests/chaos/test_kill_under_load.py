@@ -12,6 +12,8 @@ from tests.chaos.serving import TIME_SCALE, create_keys, make_settings, serving
 from tests.chaos.storm import crowded, describe, judge, kill_again_and_again, recover
 from tests.chaos.upstream import Sandbox, credential_of, run_upstream
 
+pytestmark = pytest.mark.timeout(400)
+
 SEED = 20261128
 ROUNDS_COUNT = 4
 LONG_ROUNDS_COUNT = 200

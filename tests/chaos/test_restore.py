@@ -14,6 +14,8 @@ from tests.chaos.sweep import find_duplicates
 from tests.chaos.upstream import Sandbox, credential_of, run_upstream
 from tests.support.oracle import find_differences
 
+pytestmark = pytest.mark.timeout(400)
+
 SEED = 20261128
 CLIENTS_COUNT = 6
 WISHES_COUNT = 12
@@ -44,9 +46,9 @@ async def test_a_backup_under_load_is_restored_and_what_it_lacks_are_orphans(
     sandbox.set_faults(SLOW)
     server.start()
     async with crowded([server], [key], CLIENTS_COUNT, random.Random(SEED)) as crowd:
-        await crowd.wait_for_more(WISHES_COUNT)
+        await crowd.wait_for_answers(WISHES_COUNT)
         await asyncio.to_thread(server.run_command, "backup", "--to", str(backup))
-        await crowd.wait_for_more(WISHES_COUNT)
+        await crowd.wait_for_answers(WISHES_COUNT)
     server.kill()
     made_count = len(sandbox.read_truth())
 

@@ -27,6 +27,7 @@ async def admit(database: Database, task: Task) -> Task:
         task.key_id,
         "same",
         "process",
+        "process",
         task.created_at_ms,
         Shape("seedance"),
         Markers(seed=7),

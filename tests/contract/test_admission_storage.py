@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import pytest
 import sqlalchemy as sa
 
 from gateway.domain.balances import Exceeded, amounts_of
@@ -36,7 +37,8 @@ BOUNDS: Final = Bounds(
     unknown_key_max=2,
     keys_since_ms=NOW_MS - 1000,
     joins_since_ms=NOW_MS - 1000,
-    alive_ms=NOW_MS - 1000,
+    now_ms=NOW_MS,
+    alive_for_ms=1000,
 )
 ADMITTED: Final = None
 
@@ -311,6 +313,37 @@ async def test_a_key_stands_for_its_request_until_it_is_forgotten(database: Data
     assert await admit(database, an_admission(3, claim=a_claim(fingerprint="g"))) == KeyReused()
     assert await admit(database, again, bounds=forgetful) is ADMITTED
     assert await database.read(idempotency.find, a_claim(), 0) == Claimed(again.task.id, "f")
+
+
+@pytest.mark.parametrize("refusal", ["exceeded", "unknown"])
+async def test_a_key_gives_the_task_that_another_admitted_meanwhile_though_that_fills_the_limit(
+    database: Database, refusal: str
+) -> None:
+    rival, own = an_admission(1, claim=a_claim()), an_admission(2, claim=a_claim())
+    bounds = replace(BOUNDS, unknown_key_max=1 if refusal == "unknown" else 9)
+    choose = chooser(NO_DEFAULTS)
+    await set_limit(database, OWN_KEY, Metric.VIDEOS, Window.DAY, 1)
+    done: list[object] = []
+
+    def admit_late(conn: sa.Connection) -> object:
+        def before(_conn: object, _cursor: object, sql: str, *_: object) -> None:
+            if "count(" in sql and not done:  # the key was looked for, and was free
+                done.append(sql)
+                done.append(admissions.admit(conn, rival, choose, BOUNDS))
+                if refusal == "unknown":
+                    lost = moved(rival.task, Event.LOST)
+                    tasks.apply_transition(conn, rival.task, lost, Event.LOST)
+
+        sa.event.listen(conn, "before_cursor_execute", before)
+        try:
+            return admissions.admit(conn, own, choose, bounds)
+        finally:
+            sa.event.remove(conn, "before_cursor_execute", before)
+
+    verdict = await database.write(admit_late)
+
+    assert done[1:] == [ADMITTED]
+    assert verdict == Repeated(rival.task.id, is_by_key=True)
 
 
 async def test_a_key_is_one_projects_and_one_operations(database: Database) -> None:

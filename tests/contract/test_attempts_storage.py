@@ -9,13 +9,14 @@ import sqlalchemy as sa
 from gateway.domain.attempts import Attempt, Markers, Shape
 from gateway.domain.tasks import Event, Task, TaskState
 from gateway.ports import Database
-from gateway.storage import attempts, schema, tasks
+from gateway.storage import attempts, presence, projects, schema, tasks
 from tests.contract.conftest import Place
 from tests.support.booked import an_attempt
-from tests.support.stored import NOW_MS, a_task, moved
+from tests.support.stored import NOW_MS, a_project, a_task, an_event, moved
 
 KEY: Final = "Key000000000"
-ALIVE_MS: Final = NOW_MS - 1000
+AGE_MS: Final = 60_000
+"""More than a test takes: PostgreSQL goes by its own clock."""
 OWN: Final = "process-b"
 """Whose process asks; `process` is the one whose first requests are stored."""
 
@@ -38,7 +39,8 @@ async def join(database: Database, *, is_repeat: bool = False, **changes: Any) -
         "fingerprint": "0" * 64,
         "since_ms": NOW_MS,
         "owner": OWN,
-        "alive_ms": ALIVE_MS,
+        "now_ms": NOW_MS,
+        "alive_for_ms": AGE_MS,
         **changes,
     }
     return await database.write(attempts.join, is_repeat=is_repeat, **asked)
@@ -50,8 +52,10 @@ async def find(database: Database, task: Task) -> Attempt:
     return found
 
 
-async def see_alive(database: Database, process_id: str = "process", at_ms: int = NOW_MS) -> None:
-    await database.write(attempts.see_process, process_id, at_ms, ALIVE_MS)
+async def see_alive(
+    database: Database, process_id: str = "process", forget_after_ms: int | None = AGE_MS
+) -> None:
+    await database.write(presence.see_process, process_id, NOW_MS, forget_after_ms)
 
 
 async def test_an_attempt_is_found_as_it_was_made(database: Database) -> None:
@@ -61,6 +65,7 @@ async def test_an_attempt_is_found_as_it_was_made(database: Database) -> None:
         key_id=KEY,
         fingerprint="f" * 64,
         owner="ü",
+        client_owner="ü",
         created_at_ms=NOW_MS,
         shape=Shape("ep-1", "480p", "16:9", 5),
         markers=Markers(2**31 - 1, 172_001, "sgmaaaaaaaaaaaaa", "t" * 64),
@@ -93,7 +98,7 @@ async def test_a_client_that_left_is_replaced_once(database: Database) -> None:
 
     assert [each for each in joined if each is not None] == [task.id]
     after = await find(database, task)
-    assert (after.owner, after.has_client_left, after.is_id_given) == (OWN, False, True)
+    assert (after.client_owner, after.has_client_left, after.is_id_given) == (OWN, False, True)
     # Until the new client is gone, too.
     await see_alive(database, OWN)
     await database.write(attempts.note_client_left, task.id)
@@ -104,24 +109,61 @@ async def test_clients_of_a_dead_process_are_gone_and_those_of_a_living_one_are_
     database: Database,
 ) -> None:
     task = await add(database, 1)
-    await see_alive(database, at_ms=ALIVE_MS)
+    await see_alive(database)
     assert await join(database) is None
 
     # The one that asks knows best of its own clients, also if nobody saw it alive.
-    assert await join(database, owner="process", alive_ms=NOW_MS) is None
-    assert await join(database, alive_ms=ALIVE_MS + 1) == task.id
-    assert await join(database, owner="process-c", alive_ms=ALIVE_MS + 1) == task.id
+    assert await join(database, owner="process", alive_for_ms=-AGE_MS) is None
+    assert await join(database, alive_for_ms=-AGE_MS) == task.id
+    assert await join(database, owner="process-c", alive_for_ms=-AGE_MS) == task.id
 
 
 async def test_processes_that_are_not_seen_for_long_are_forgotten(database: Database) -> None:
-    await see_alive(database, "old", NOW_MS - 5000)
-    await see_alive(database, "new", NOW_MS)
-    await see_alive(database, "new", NOW_MS + 1)
+    def read(conn: sa.Connection) -> list[str]:
+        return sorted(conn.execute(sa.select(schema.processes.c.id)).scalars())
 
-    def read(conn: sa.Connection) -> list[tuple[str, int]]:
-        return [(row.id, row.seen_at_ms) for row in conn.execute(sa.select(schema.processes))]
+    await see_alive(database, "old")
+    await see_alive(database, "new")
+    await see_alive(database, "new")
+    assert await database.read(read) == ["new", "old"]
 
-    assert await database.read(read) == [("new", NOW_MS + 1)]
+    await see_alive(database, "new", forget_after_ms=-AGE_MS)
+    assert await database.read(read) == ["new"]
+    await see_alive(database, "newest", forget_after_ms=None)
+    assert await database.read(read) == ["newest"]
+
+
+async def test_of_processes_whose_clocks_differ_none_takes_another_for_dead(
+    postgres_place: Place,
+) -> None:
+    database = await postgres_place.open()
+    await database.write(projects.insert, a_project("default"), an_event("default"))
+    task = await add(database, 1)
+    for now_ms in (NOW_MS - 3_600_000, NOW_MS + 3_600_000):
+        await database.write(presence.see_process, "process", now_ms, AGE_MS)
+
+        assert await join(database) is None
+        found = await database.read(tasks.find_lost, NOW_MS - 1, 10, owner=OWN, alive_for_ms=AGE_MS)
+        assert task.submit_deadline_at_ms > NOW_MS - 1
+        assert not found
+    await database.close()
+
+
+async def test_who_joins_waits_for_the_answer_and_the_sender_stays_who_it_is(
+    database: Database,
+) -> None:
+    task = await add(database, 1, has_client_left=True)
+    await see_alive(database, OWN)
+    assert await join(database) == task.id
+
+    after = await find(database, task)
+    assert (after.owner, after.client_owner) == ("process", OWN)
+    # The sender was never seen: what it sent is lost, though the new client's process lives.
+    lost = await database.read(
+        tasks.find_lost, NOW_MS - 1, 10, owner="process-c", alive_for_ms=AGE_MS
+    )
+    assert [each.id for each in lost] == [task.id]
+    assert await join(database, owner="process-c") is None
 
 
 async def test_what_is_not_the_same_request_or_is_over_is_not_joined(database: Database) -> None:

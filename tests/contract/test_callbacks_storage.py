@@ -23,6 +23,7 @@ async def admit(database: Database, task: Task) -> Task:
         key_id=task.key_id,
         fingerprint="same",
         owner="process",
+        client_owner="process",
         created_at_ms=task.created_at_ms,
         shape=Shape("seedance"),
         markers=Markers(callback_token=f"hashed-{task.id}"),

@@ -182,12 +182,34 @@ async def test_a_loss_is_booked_once_and_borne_by_no_budget(database: Database) 
         )
     )
 
-    assert sum(booked) == 1
+    assert sorted(step for step in booked if step is not None) == [3]
     assert await database.read(read_balances) == nine(reservation, NOTHING)
     *_, entry = await database.read(ledger.list_entries, task.id)
     assert (entry.kind, entry.evidence) == (EntryKind.LOSS, evidence)
     assert (entry.held, entry.spent) == (NOTHING, NOTHING)
-    assert entry.cost_micros == 700_000 + booked.index(True)
+    assert entry.cost_micros == 700_000 + booked.index(3)
+
+
+async def test_each_upstream_task_that_nobody_bears_is_a_loss_of_its_own(
+    database: Database,
+) -> None:
+    task = a_task()
+    reservation = await database.write(admit, task)
+    await database.write(end, task, reservation, release(ENDED))
+    proofs = [Evidence(EvidenceKind.ENDED, f"up-{number} succeeded") for number in range(3)]
+
+    booked = await asyncio.gather(
+        *(
+            database.write(ledger.book_loss, reservation, 700_000, each, LATER_MS)
+            for each in proofs * 3
+        )
+    )
+
+    assert sorted(step for step in booked if step is not None) == [3, 4, 5]
+    entries = await database.read(ledger.list_entries, task.id)
+    losses = [each for each in entries if each.kind is EntryKind.LOSS]
+    assert {each.evidence for each in losses} == set(proofs)
+    assert [each.cost_micros for each in losses] == [700_000] * 3
 
 
 async def test_a_hold_is_found_as_it_was_taken(database: Database) -> None:
@@ -233,6 +255,7 @@ MALFORMED: Final[list[tuple[dict[str, object], str]]] = [
     ({"step": 1, "kind": "hold", "evidence": None}, "(?i)unique"),  # the task has one
     ({"step": 2, "kind": "settle", "evidence": None}, "ledger_entries_proved_check"),
     ({"step": 4, "kind": "hold", "evidence": "ended"}, "ledger_entries_"),
+    ({"step": 2, "kind": "loss", "evidence": "ended"}, "ledger_entries_"),
     ({"step": 3, "kind": "settle", "evidence": "ended"}, "ledger_entries_step_check"),
     ({"step": 2, "kind": "gift", "evidence": "ended"}, "ledger_entries_"),
     ({"step": 2, "kind": "settle", "evidence": "a hunch"}, "ledger_entries_evidence_check"),

@@ -17,12 +17,14 @@ from gateway.domain.webhooks import (
     redeliver,
 )
 from gateway.ports import Database
-from gateway.storage import notifications, tasks
+from gateway.storage import notifications, requests, tasks
+from gateway.storage.requests import StoredRequest
 from tests.contract.conftest import Place
 from tests.support.stored import NOW_MS, a_task
 
 CALLBACK, USAGE = NotificationKind.CALLBACK, NotificationKind.USAGE
 LEASE_MS = 35_000
+DAY_MS = 86_400_000
 DOWN = DeliveryResult(503, DeliveryError.REFUSED)
 DELIVERED = DeliveryResult(204)
 
@@ -31,7 +33,7 @@ DELIVERED = DeliveryResult(204)
 async def store(database: Database) -> Database:
     """A store with the tasks 0 to 9."""
     for number in range(10):
-        await database.write(tasks.admit, a_task(number), "{}", None)
+        await database.write(tasks.admit, a_task(number), "{}", NOW_MS + 7 * DAY_MS)
     return database
 
 
@@ -75,6 +77,12 @@ async def tell(
 ) -> bool:
     tried = apply_result(notification, result, now_ms, 0)
     return await store.write(notifications.record, notification, tried, now_ms)
+
+
+async def find(store: Database, notification_id: str) -> Notification:
+    found = await store.read(notifications.find, notification_id)
+    assert found is not None
+    return found
 
 
 async def waiting(
@@ -276,6 +284,38 @@ async def test_what_a_wrong_clock_planned_is_due(store: Database) -> None:
     assert await store.write(notifications.rescue, NOW_MS, NOW_MS + 1000) == 1
 
     assert len(await claim(store, {"a.example": 9})) == 2
+
+
+async def test_an_ended_callback_is_erased_with_its_request_whichever_comes_first(
+    store: Database,
+) -> None:
+    before, after, usage, other = a_callback(1), a_callback(2), a_usage_event(1), a_callback(3)
+    await add(store, before, after, usage, other)
+    for notification in (before, usage, other):
+        await tell(store, notification, DELIVERED)
+    hashed = [StoredRequest(a_task(number).id, "{}", None) for number in (1, 2)]
+
+    await store.write(requests.replace_bodies, hashed)
+    await store.write(notifications.erase, [request.task_id for request in hashed])
+
+    assert (await find(store, before.id)).is_erased
+    assert (await find(store, after.id)).url == after.url  # it is yet to be delivered
+    await tell(store, after, DELIVERED)
+    erased = await find(store, after.id)
+    assert (erased.url, erased.body, erased.state) == ("", b"", NotificationState.DELIVERED)
+    assert (await find(store, other.id)).body == other.body
+    assert (await find(store, usage.id)).body == usage.body
+
+
+async def test_an_erased_callback_is_not_renewed(store: Database) -> None:
+    dead = a_callback(1)
+    await add(store, dead)
+    await tell(store, dead, DeliveryResult(410, DeliveryError.GONE))
+    await store.write(notifications.erase, [dead.task_id])
+
+    assert not await store.read(notifications.list_dead, None, "", 10)
+    await store.write(notifications.renew, redeliver(dead, NOW_MS))
+    assert (await find(store, dead.id)).state is NotificationState.DEAD
 
 
 async def test_the_dead_are_listed_and_can_be_renewed(store: Database) -> None:

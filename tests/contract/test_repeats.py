@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,17 @@ import sqlalchemy as sa
 
 from gateway.domain.keys import Principal
 from gateway.domain.tasks import Event, Task, TaskState, advance
-from gateway.ports import Runtime
+from gateway.ports import Lifecycle, Runtime
 from gateway.services import admitting
 from gateway.services.moves import record_move
 from gateway.services.sending import Outcome, apply_outcome
 from gateway.services.submission import normalize_request
+from gateway.services.sweeping import announce, sweep_lost_submissions
 from gateway.storage import attempts, idempotency, migrate, tasks
 from gateway.storage.admission import Admission, Repeated
 from tests.contract.conftest import Place
 from tests.racing.race import Race, a_body, find_principals, open_gateway
+from tests.support.clock import FakeClock
 
 LINGER_S = 1.0
 
@@ -53,8 +56,8 @@ async def prepare(
 
 
 async def admit(runtime: Runtime, admission: Admission) -> object:
-    now_ms = runtime.clock.now_ms()
-    return await runtime.db.write(admitting.admit, admission, runtime.config, now_ms)
+    bounds = admitting.bounds_of(runtime, runtime.clock.now_ms())
+    return await runtime.db.write(admitting.admit, admission, runtime.config, bounds)
 
 
 async def stored(runtime: Runtime, task: Task) -> Task | None:
@@ -87,6 +90,7 @@ async def test_a_key_that_is_freed_as_it_is_found_taken_is_taken_after_all(
     admission = await prepare(runtime, principal, "the key")
     claim = admission.claim
     assert claim is not None
+    bounds = admitting.bounds_of(runtime, admission.task.created_at_ms)
     moves: list[str] = []
 
     def admit_beside_a_rival(conn: sa.Connection) -> object:
@@ -105,7 +109,7 @@ async def test_a_key_that_is_freed_as_it_is_found_taken_is_taken_after_all(
         sa.event.listen(conn, "before_cursor_execute", before)
         sa.event.listen(conn, "after_cursor_execute", after)
         try:
-            return admitting.admit(conn, admission, runtime.config, admission.task.created_at_ms)
+            return admitting.admit(conn, admission, runtime.config, bounds)
         finally:
             sa.event.remove(conn, "before_cursor_execute", before)
             sa.event.remove(conn, "after_cursor_execute", after)
@@ -176,3 +180,31 @@ async def test_an_id_that_is_given_while_its_refusal_is_written_is_of_a_failed_t
     after = await stored(runtime, task)
     assert after is not None
     assert after.state is TaskState.FAILED
+
+
+async def test_after_the_database_was_away_nobody_takes_the_living_for_dead(
+    postgres_place: Place, tmp_path: Path
+) -> None:
+    """They could not say that they live; the sender of this one never has."""
+    url = postgres_place.config.url
+    assert url is not None
+    made = Race("none", str(tmp_path / "data"), url.get_secret_value())
+    await migrate.upgrade(made.config.storage, postgres_place.path)
+    async with open_gateway(made) as opened:
+        clock = FakeClock(opened.clock.now_ms())
+        runtime = replace(opened, clock=clock, lifecycle=Lifecycle(), process_id="sweeper")
+        (principal, *_) = await find_principals(opened, made)
+        assert await admit(opened, await prepare(opened, principal)) is None
+        swept = [await sweep_lost_submissions(runtime)]
+        for after_s in (0, 4, 4, 6, 4, 4):  # once it came late
+            clock.advance(after_s)
+            await announce(runtime)
+            swept.append(await sweep_lost_submissions(runtime))
+        clock.advance(6)
+        swept.append(await sweep_lost_submissions(runtime))
+        for _ in range(3):
+            await announce(runtime)
+            clock.advance(4)
+            swept.append(await sweep_lost_submissions(runtime))
+
+    assert swept == [0] * 10 + [1]

@@ -240,8 +240,9 @@ def damage(path: Path) -> None:
 
 
 REFUSED: Final = {
-    "restore": (2, "give either FILE or --mark"),
-    "restore saved.db --mark": (2, "give either FILE or --mark"),
+    "restore": (2, "give one of FILE, --mark and --open"),
+    "restore saved.db --mark": (2, "give one of FILE, --mark and --open"),
+    "restore --mark --open": (2, "give one of FILE, --mark and --open"),
     "restore nothing.db": (2, "There is no file nothing.db."),
     "restore .data": (2, "There is no file .data."),
     "restore .data/gateway.db": (2, "is the database itself."),
@@ -396,6 +397,20 @@ class TestRestore:
         assert "Restart every server" in told.err
         assert is_restored(database)
         assert project_names(database) == {"old"}
+
+    def test_a_marked_one_can_be_opened_without_a_comparison(
+        self, run: CommandLine, database: Path
+    ) -> None:
+        assert run("restore --mark").exit_code == 0
+
+        told = run("restore --open")
+
+        assert told.exit_code == 0
+        assert not is_restored(database)
+        assert read_events(database)[-1][1] == "database.opened"
+        again = run("restore --open")
+        assert again.exit_code == 1
+        assert "Nothing was to be done" in again.err
 
     def test_one_that_is_interrupted_leaves_the_old_database_or_the_new_one(
         self, run: CommandLine, database: Path

@@ -2,15 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+
+import pytest
 
 from gateway.domain.keys import Principal
 from gateway.domain.tasks import TaskState
+from gateway.errors import StorageUnavailable
 from gateway.ports import Lifecycle, Runtime
 from gateway.services.submission import submit_task
 from gateway.services.sweeping import ALIVE_S, announce, sweep_lost_submissions
 from gateway.storage import tasks
+from gateway.worker.loops import build_loops
+from gateway.worker.supervisor import run_loops
 from tests.support.clock import FakeClock
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.gateway_client import BODY
@@ -72,6 +77,26 @@ async def test_a_restart_finds_what_the_last_process_was_sending_whatever_the_cl
         await announce(runtime)
 
         assert await sweep_lost_submissions(runtime) == 1
+
+
+@pytest.mark.parametrize(("name", "pauses_s"), [("announce", [3.0] * 5), ("sweep", [10, 20, 30])])
+async def test_saying_that_one_lives_is_never_put_off(
+    runtime: Runtime, clock: FakeClock, name: str, pauses_s: list[float]
+) -> None:
+    (loop,) = [loop for loop in build_loops(runtime) if loop.name == name]
+    count = 0
+
+    async def fail(_: Runtime) -> None:
+        nonlocal count
+        count += 1
+        if count > len(pauses_s):
+            raise asyncio.CancelledError
+        raise StorageUnavailable("The database is away.")
+
+    with suppress(asyncio.CancelledError):
+        await run_loops(runtime, [replace(loop, run=fail)])
+
+    assert clock.slept_s == pauses_s
 
 
 async def test_a_process_does_not_take_its_own_submission_for_lost(

@@ -10,7 +10,7 @@ from gateway.config import Config, CredentialConfig, UpstreamConfig
 from gateway.domain.attempts import ListedTask
 from gateway.domain.billing import Evidence, EvidenceKind
 from gateway.domain.keys import Principal
-from gateway.domain.tasks import Event, Observation, Task, TaskState, advance
+from gateway.domain.tasks import IMPORTED_KEY, Event, Observation, Task, TaskState, advance
 from gateway.errors import (
     ImportedTaskDeletion,
     InvalidRequest,
@@ -24,7 +24,6 @@ from gateway.ports import ListedPage, Runtime
 from gateway.services import admin, operating
 from gateway.services.cancelling import cancel_task
 from gateway.services.importing import (
-    IMPORTED_KEY,
     Fate,
     ImportReport,
     Source,
@@ -110,6 +109,21 @@ async def test_a_finished_task_is_read_and_listed_under_its_own_id(
     assert (task.key_id, task.family) == (IMPORTED_KEY, "seedance-1-0-pro")
     assert [entry.task.id for entry in page.entries] == [OLD]
     assert task.next_poll_at_ms is None
+
+
+async def test_a_success_that_is_listed_without_its_video_is_looked_at_before_it_ends(
+    runtime: Runtime, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    make_before(upstream, clock, observation=Observation("succeeded", {}))
+    await import_week(runtime)
+    listed = await stored(runtime, OLD)
+    upstream.shown[OLD] = DONE
+    clock.advance(600)
+    await observe_due(runtime, upstream, "default")
+
+    assert listed.state is TaskState.QUEUED
+    looked_at = await stored(runtime, OLD)
+    assert (looked_at.state, looked_at.fields) == (TaskState.SUCCEEDED, DONE.fields)
 
 
 async def test_it_is_shown_on_every_surface_as_a_task_made_here(

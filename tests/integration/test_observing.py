@@ -100,6 +100,40 @@ async def test_many_due_tasks_are_looked_at_by_one_list_call(
     assert {(await stored(runtime, task)).state for task in made} == {TaskState.RUNNING}
 
 
+@pytest.mark.parametrize(
+    "left_out", ["content", "usage"], ids=["without the video", "without usage"]
+)
+async def test_a_success_that_a_list_shows_in_part_ends_by_a_single_read(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock, left_out: str
+) -> None:
+    made = [await submit(runtime, principal) for _ in range(25)]
+    part = {name: value for name, value in DONE.fields.items() if name != left_out}
+    upstream.shown |= {f"up-{number}": DONE for number in range(1, 26)}
+    upstream.shown_in_list = dict.fromkeys(upstream.shown, Observation("succeeded", part))
+
+    await look(runtime, upstream, clock, 90)
+
+    assert len(upstream.lists) == 1
+    assert len(upstream.gets) == 25
+    for task in made:
+        ended = await stored(runtime, task)
+        assert (ended.state, ended.fields) == (TaskState.SUCCEEDED, DONE.fields)
+    assert not runtime.metrics.estimated_settlements.values
+
+
+async def test_a_success_without_usage_in_a_single_read_is_settled_as_it_was_held(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    made = [await submit(runtime, principal) for _ in range(25)]
+    bare = Observation("succeeded", {})
+    upstream.shown |= {f"up-{number}": bare for number in range(1, 26)}
+
+    await look(runtime, upstream, clock, 90)
+
+    assert {(await stored(runtime, task)).state for task in made} == {TaskState.SUCCEEDED}
+    assert sum(runtime.metrics.estimated_settlements.values.values()) == 25
+
+
 async def test_a_list_that_fails_does_not_keep_tasks_from_single_reads(
     runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
 ) -> None:
@@ -182,6 +216,24 @@ async def test_a_task_that_the_upstream_forgot_fails_after_three_reads_over_ten_
     assert failed.state is TaskState.FAILED
     assert failed.error is not None
     assert failed.error.code == "NotFound.UpstreamTask"
+
+
+async def test_a_date_that_is_set_ahead_makes_no_task_vanish(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    task = await submit(runtime, principal)
+    del upstream.shown["up-1"]
+    for _ in range(3):
+        await look(runtime, upstream, clock, 100)
+    clock.set_date(86_400)
+    await look(runtime, upstream, clock, 1)
+    assert (await stored(runtime, task)).missing_count == 4
+    await look(runtime, upstream, clock, 590)
+    assert (await stored(runtime, task)).state is TaskState.QUEUED
+
+    await look(runtime, upstream, clock, 100)
+
+    assert (await stored(runtime, task)).state is TaskState.FAILED
 
 
 async def test_a_task_that_comes_back_is_not_counted_as_missing(
@@ -313,6 +365,19 @@ async def test_a_deleted_task_is_gone_from_every_view(
     with pytest.raises(TaskNotFound):
         await cancel_task(runtime, principal, task.id)
     assert (await stored(runtime, task)).state is TaskState.SUCCEEDED
+
+
+async def test_a_task_that_its_upstream_names_as_we_do_is_not_taken_for_an_imported_one(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream
+) -> None:
+    upstream.takes_our_ids = True
+    task = await submit(runtime, principal)
+    assert (task.upstream_task_id, task.is_imported) == (task.id, False)
+
+    await cancel_task(runtime, principal, task.id)
+
+    assert upstream.cancels == [task.id]
+    assert (await stored(runtime, task)).state is TaskState.CANCELLED
 
 
 async def test_another_credential_s_tasks_are_left_to_its_own_loop(

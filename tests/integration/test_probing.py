@@ -1,21 +1,31 @@
 """A probe: one real task, held and metered, watched for the markers that come back."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from gateway.domain.attempts import ListedTask
 from gateway.domain.billing import EntryKind, EvidenceKind
 from gateway.domain.echoes import EchoReport, Marker
 from gateway.domain.keys import Principal
+from gateway.domain.projects import AuditEvent
 from gateway.domain.tasks import Observation, TaskState
-from gateway.errors import InvalidRequest, NotFound, UpstreamAmbiguous, UpstreamUnavailable
+from gateway.errors import (
+    Draining,
+    InvalidRequest,
+    LedgerDifference,
+    NotFound,
+    UpstreamAmbiguous,
+    UpstreamUnavailable,
+)
 from gateway.ports import ListedPage, Runtime
-from gateway.services import probing
+from gateway.services import probing, sweeping
 from gateway.services.judging import policy_of
 from gateway.services.probing import Probed
-from gateway.storage import audit, meta, tasks
+from gateway.storage import audit, backup, meta, tasks
 from tests.support.clock import FakeClock
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.lost import SUCCESS, accept, evidence_of, lose, pass_time, state_of, tuned
@@ -36,6 +46,10 @@ class Living(FakeUpstream):
         self.shown[task.upstream_task_id] = shown
         listed = super()._as_it_is(task)
         return replace(listed, seed=self.shows_seed(shown.status, task.seed))
+
+    async def find_task(self, credential: str, upstream_task_id: str) -> ListedTask | None:
+        found = await super().find_task(credential, upstream_task_id)
+        return None if found is None else self._as_it_is(found)
 
     async def list_tasks(
         self, credential: str, *, page_num: int, page_size: int, service_tier: str | None = None
@@ -176,6 +190,74 @@ async def test_what_a_probe_saw_decides_how_lists_are_judged(
     assert policy.echoes_seed
     assert policy.echoes_safety_identifier
     assert 95_000 <= policy.list_lag_ms <= 115_000
+
+
+async def test_a_second_probe_soon_after_the_first_sends_a_task_of_its_own(
+    runtime: Runtime, upstream: Living, clock: FakeClock
+) -> None:
+    first = await probe(runtime)
+    clock.advance(120)
+    second = await probe(replace(runtime, process_id="another-command"))
+
+    assert second.task.id != first.task.id
+    assert len(upstream.submits) == 2
+    assert second.report is not None
+
+
+def with_refusals(runtime: Runtime) -> Runtime:
+    ledger = runtime.config.ledger.model_copy(update={"refuse_on_difference": True})
+    return replace(runtime, config=runtime.config.model_copy(update={"ledger": ledger}))
+
+
+async def test_where_a_difference_closes_the_gateway_a_probe_audits_the_books_first(
+    runtime: Runtime, upstream: Living
+) -> None:
+    runtime = with_refusals(runtime)
+    assert runtime.audit.at_ms is None
+
+    assert (await probe(runtime)).report is not None
+
+    more = "UPDATE balances SET spent_micros = spent_micros + :micros"
+
+    def add(conn: sa.Connection, micros: int) -> None:
+        conn.execute(sa.text(more), {"micros": micros})
+
+    await runtime.db.write(add, 1)
+    with pytest.raises(LedgerDifference):
+        await probe(runtime)
+    assert len(upstream.submits) == 1
+    await runtime.db.write(add, -1)
+
+
+async def test_after_a_restore_a_probe_waits_for_the_comparison_like_every_submit(
+    runtime: Runtime, upstream: Living, clock: FakeClock
+) -> None:
+    event = AuditEvent("evt_marked", clock.now, "cli", "database.restored", "")
+    await runtime.db.write(backup.mark_restored, event)
+
+    with pytest.raises(Draining) as caught:
+        await probe(runtime)
+
+    assert caught.value.public_code == "Reconciling"
+    assert not upstream.submits
+
+
+async def test_a_server_does_not_take_the_submission_of_a_running_probe_for_lost(
+    runtime: Runtime, upstream: Living, clock: FakeClock
+) -> None:
+    await sweeping.announce(runtime)
+    upstream.gate = asyncio.Event()
+    command = replace(runtime, process_id="a-command")
+    async with asyncio.TaskGroup() as group:
+        probing_ = group.create_task(probe(command))
+        await upstream.asked.wait()
+        await sweeping.announce(runtime)
+
+        assert await sweeping.sweep_lost_submissions(runtime) == 0
+
+        clock.advance(2)
+        upstream.gate.set()
+    assert probing_.result().task.state is TaskState.SUCCEEDED
 
 
 async def test_a_lost_probe_is_left_to_the_reconciler(runtime: Runtime, upstream: Living) -> None:

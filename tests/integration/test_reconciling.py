@@ -114,6 +114,23 @@ async def test_a_lost_submission_is_adopted_by_the_seed_that_its_task_shows(
     assert await evidence_of(runtime, task_id) == (EntryKind.SETTLE, EvidenceKind.ENDED)
 
 
+async def test_a_success_that_the_list_shows_in_part_is_adopted_and_ends_by_a_single_read(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream
+) -> None:
+    task_id = await lose(runtime, principal, upstream)
+    upstream.shown["up-1"] = SUCCESS
+    upstream.shown_in_list["up-1"] = Observation("succeeded", {})
+
+    await reconcile_due(runtime, upstream, "default")
+    adopted = await find_task(runtime, task_id)
+    assert (adopted.state, adopted.upstream_task_id) == (TaskState.QUEUED, "up-1")
+    await observe_due(runtime, upstream, "default")
+
+    task = await find_task(runtime, task_id)
+    assert (task.state, task.fields) == (TaskState.SUCCEEDED, SUCCESS.fields)
+    assert not runtime.metrics.estimated_settlements.values
+
+
 async def test_a_task_that_ended_before_it_was_found_is_settled_at_once(
     runtime: Runtime, principal: Principal, upstream: FakeUpstream
 ) -> None:
@@ -256,6 +273,24 @@ async def test_a_list_that_does_not_show_its_control_proves_no_absence(
     await pass_time(runtime, upstream, clock, 6 * 3600)
 
     assert await state_of(runtime, task_id) is TaskState.FAILED
+
+
+async def test_a_lost_task_of_a_tier_that_has_no_control_hinders_no_proof_of_another(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    await accept(runtime, principal)
+    clock.advance(120)
+    flex_id = await lose(runtime, principal, upstream, is_made=False, service_tier="flex")
+    task_id = await lose(runtime, principal, upstream, is_made=False, seed=7)
+
+    await pass_time(runtime, upstream, clock, 3600)
+
+    assert await evidence_of(runtime, task_id) == (EntryKind.RELEASE, EvidenceKind.ABSENT)
+    # Of its own tier nothing is known.
+    assert await state_of(runtime, flex_id) is TaskState.UNKNOWN
+    await accept(runtime, principal, service_tier="flex")
+    await pass_time(runtime, upstream, clock, 3 * 3600)
+    assert await evidence_of(runtime, flex_id) == (EntryKind.RELEASE, EvidenceKind.ABSENT)
 
 
 async def test_a_control_of_three_days_ago_is_read_back_to(

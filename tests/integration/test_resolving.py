@@ -92,6 +92,29 @@ async def test_without_a_list_a_submission_ends_by_its_age_as_it_is_configured(
     assert (event["policy"], event["level"]) == (policy, "error")
 
 
+async def test_a_date_that_is_set_past_the_age_ends_no_submission(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    runtime = tuned(runtime, submit={"unknown_policy": "release"})
+    upstream.supports_list = False
+    task_id = await lose(runtime, principal, upstream, is_made=False)
+    clock.advance(7200)
+
+    clock.set_date(8 * DAY_S)  # for a moment
+    await reconcile_due(runtime, upstream, "default")
+    clock.set_date(-8 * DAY_S)
+    clock.advance(3601)
+    await reconcile_due(runtime, upstream, "default")
+
+    assert await state_of(runtime, task_id) is TaskState.UNKNOWN
+    assert await evidence_of(runtime, task_id) is None
+    clock.set_date(8 * DAY_S)  # and now for good
+    await reconcile_due(runtime, upstream, "default")
+    clock.advance(3599)
+    await reconcile_due(runtime, upstream, "default")
+    assert await state_of(runtime, task_id) is TaskState.UNKNOWN
+
+
 async def test_a_list_that_never_answers_ends_by_age_too(
     runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
 ) -> None:
@@ -230,6 +253,38 @@ async def test_an_id_of_another_shape_or_time_is_refused(
         await resolve(runtime, "cli", mine, Decision(Verdict.FOUND, "up-1"))
 
 
+async def test_an_operator_insists_against_the_shape_with_a_reason(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream
+) -> None:
+    mine = await lose(runtime, principal, upstream)
+    upstream.listed[0] = replace(upstream.listed[0], model="renamed-by-the-upstream")
+    forced = Decision(Verdict.FOUND, "up-1", "renamed in June", is_forced=True)
+
+    with pytest.raises(InvalidRequest, match="--force"):
+        await resolve(runtime, "cli", mine, replace(forced, is_forced=False))
+    with pytest.raises(InvalidRequest, match="needs a reason"):
+        await resolve(runtime, "cli", mine, replace(forced, reason=" "))
+    await resolve(runtime, "cli", mine, forced)
+
+    assert await state_of(runtime, mine) is TaskState.QUEUED
+    events = await runtime.db.read(audit.list_events, 0, 100)
+    assert "found up-1 by force: renamed in June" in [event.detail for event in events]
+
+
+async def test_nobody_insists_on_what_carries_anothers_marker_or_is_anothers(
+    runtime: Runtime, principal: Principal, stranger: Principal, upstream: FakeUpstream
+) -> None:
+    mine = await lose(runtime, principal, upstream, is_made=False)
+    await lose(runtime, stranger, upstream)
+    taken = await accept(runtime, stranger)
+    assert taken.upstream_task_id is not None
+
+    for upstream_task_id, words in (("up-2", "marker"), (taken.upstream_task_id, "another task")):
+        forced = Decision(Verdict.FOUND, upstream_task_id, "I know", is_forced=True)
+        with pytest.raises(InvalidRequest, match=words):
+            await resolve(runtime, "cli", mine, forced)
+
+
 async def test_an_id_that_the_upstream_does_not_show_is_refused(
     runtime: Runtime, principal: Principal, upstream: FakeUpstream
 ) -> None:
@@ -275,12 +330,14 @@ async def test_a_late_orphan_is_no_loss_while_its_hold_waits_or_was_charged(
     await pass_time(runtime, upstream, clock, 3700)
     assert await state_of(runtime, held) is TaskState.FAILED
     for number, submitted in enumerate(upstream.submits):
-        upstream.shown[upstream.make(submitted, f"up-late-{number}")] = SUCCESS
+        upstream.make(submitted, f"up-late-{number}")
+    upstream.shown["up-late-1"] = SUCCESS
 
     await pass_time(runtime, upstream, clock, 3700)
     assert len(await orphans_of(runtime)) == 2
     assert [await losses_of(runtime, each) for each in (held, charged)] == [[], []]
     await resolve(runtime, "cli", held, Decision(Verdict.ABSENT))
+    upstream.shown["up-late-0"] = SUCCESS
     await pass_time(runtime, upstream, clock, 3700)
 
     assert len(await losses_of(runtime, held)) == 1

@@ -16,16 +16,17 @@ from gateway.domain.projects import AuditEvent
 from gateway.domain.tasks import TaskState
 from gateway.errors import Draining, UpstreamUnavailable
 from gateway.observability.logging import open_logger
-from gateway.ports import Runtime
+from gateway.ports import ListedPage, Runtime
 from gateway.runtime import DATABASE_FILE, open_runtime
-from gateway.services import restoring, sweeping
+from gateway.services import admin, restoring, sweeping
 from gateway.services.observing import observe_due
 from gateway.services.submission import submit_task
-from gateway.storage import backup, meta
+from gateway.storage import audit, backup, meta
 from gateway.worker.loops import build_loops
 from tests.support.clock import FakeClock
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.lost import (
+    MODEL,
     SUCCESS,
     a_body,
     a_stranger,
@@ -194,6 +195,113 @@ async def test_while_the_upstream_does_not_answer_no_task_is_taken(
         upstream.list_error = None
         assert await restoring.compare_restored(restored)
         assert not restored.lifecycle.is_reconciling
+
+
+class Garbled(FakeUpstream):
+    """An upstream whose list has one entry that can't be read."""
+
+    is_garbled: bool = False
+
+    async def list_tasks(
+        self, credential: str, *, page_num: int, page_size: int, service_tier: str | None = None
+    ) -> ListedPage:
+        page = await super().list_tasks(
+            credential, page_num=page_num, page_size=page_size, service_tier=service_tier
+        )
+        if self.is_garbled and page.items:
+            return replace(page, items=page.items[1:])
+        return page
+
+
+@pytest.fixture
+def garbled(upstream: FakeUpstream) -> Garbled:
+    upstream.__class__ = Garbled
+    assert isinstance(upstream, Garbled)
+    return upstream
+
+
+async def test_a_list_that_is_not_complete_is_no_comparison_and_keeps_the_gateway_closed(
+    runtime: Runtime,
+    principal: Principal,
+    garbled: Garbled,
+    clock: FakeClock,
+    log_stream: io.StringIO,
+    save: Callable[[], None],
+    open_restored: OpenRestored,
+) -> None:
+    await accept(runtime, principal)
+    clock.advance(60)
+    save()
+    clock.advance(600)
+    gone = await accept(runtime, principal)
+    garbled.is_garbled = True
+
+    async with open_restored() as restored:
+        assert not await restoring.compare_restored(restored)
+        assert restored.lifecycle.is_reconciling
+        assert await restored.db.read(meta.find_restored) is not None
+        assert not await orphans_of(restored)
+
+        garbled.is_garbled = False
+        assert await restoring.compare_restored(restored)
+        assert not restored.lifecycle.is_reconciling
+        (orphan,) = await orphans_of(restored)
+        assert orphan.upstream_task_id == gone.upstream_task_id
+
+    first, second = events_in(log_stream, "reconciler.restore_compared")
+    assert (first["is_complete"], second["is_complete"]) == (False, True)
+    assert "restore --open" in str(first["reason"])
+
+
+async def test_an_operator_opens_a_gateway_whose_upstream_is_gone_and_that_is_recorded(
+    runtime: Runtime,
+    principal: Principal,
+    upstream: FakeUpstream,
+    save: Callable[[], None],
+    open_restored: OpenRestored,
+) -> None:
+    await accept(runtime, principal)
+    save()
+    upstream.list_error = UpstreamUnavailable("No answer.")
+
+    async with open_restored() as restored:
+        with pytest.raises(UpstreamUnavailable):
+            await restoring.compare_restored(restored)
+
+        assert await restoring.open_restored(restored, "cli")
+
+        assert await restoring.compare_restored(restored)
+        assert not restored.lifecycle.is_reconciling
+        events = await restored.db.read(audit.list_events, 0, 10)
+        assert [each.action for each in events][-1] == "database.opened"
+        assert not await restoring.open_restored(restored, "cli")
+
+
+async def test_what_operators_did_before_a_restore_was_marked_hides_no_lost_task(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    await accept(runtime, principal)
+    clock.advance(3600)
+    # What pg_restore of an older dump leaves: no row tells of the upstream's task.
+    made = await upstream.submit(
+        "default",
+        MODEL,
+        upstream.submits[0].request,
+        draft_task_id=None,
+        attempt_id="of-the-lost-rows",
+    )
+    clock.advance(600)
+    await admin.create_key(runtime, "cli", "default")
+    clock.advance(30)
+    event = AuditEvent("evt_marked", clock.now, "cli", "database.restored", "")
+    await runtime.db.write(backup.mark_restored, event)
+    clock.advance(5)
+    await restoring.close_if_restored(runtime)
+
+    assert await restoring.compare_restored(runtime)
+
+    (orphan,) = await orphans_of(runtime)
+    assert orphan.upstream_task_id == made.upstream_task_id
 
 
 async def test_an_upstream_without_a_list_is_told_of_and_keeps_nothing_closed(

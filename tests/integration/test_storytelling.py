@@ -16,7 +16,7 @@ import pytest
 from gateway.cli.main import main
 from gateway.cli.story import as_json
 from gateway.domain.keys import Principal
-from gateway.domain.tasks import Observation, Task, TaskId, TaskState
+from gateway.domain.tasks import IMPORTED_KEY, Observation, Task, TaskId, TaskState
 from gateway.errors import (
     GatewayError,
     TaskNotFound,
@@ -246,7 +246,10 @@ async def test_an_imported_task_has_a_story_without_money(
 ) -> None:
     task = await submit(runtime, principal)
     imported = replace(
-        task, id=TaskId("cgt-20261101120000-abcde"), upstream_task_id="cgt-20261101120000-abcde"
+        task,
+        id=TaskId("cgt-20261101120000-abcde"),
+        key_id=IMPORTED_KEY,
+        upstream_task_id="cgt-20261101120000-abcde",
     )
     await runtime.db.write(tasks.admit, replace(imported, version=1), "{}", None)
 

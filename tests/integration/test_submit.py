@@ -5,7 +5,7 @@ import gc
 import io
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -31,8 +31,8 @@ from gateway.errors import (
 )
 from gateway.ports import Runtime
 from gateway.runtime import DATABASE_FILE
-from gateway.services.cancelling import cancel_task
-from gateway.services.observing import observe_due
+from gateway.services.cancelling import cancel_task, cancel_unfinished
+from gateway.services.observing import look_at, observe_due
 from gateway.services.status import get_task
 from gateway.services.submission import Submitted, submit_task
 from gateway.services.sweeping import sweep_lost_submissions
@@ -349,6 +349,41 @@ async def test_a_task_that_ended_meanwhile_is_not_deleted_upstream_with_its_usag
     assert stored.task.state is TaskState.SUCCEEDED
     assert stored.task.fields == {"usage": {"completion_tokens": 7}}
     assert (await get_task(runtime, principal, task.id)).task.state is TaskState.SUCCEEDED
+
+
+@dataclass
+class SeenFirst(FakeUpstream):
+    """Lets an observer see this of a task, before it answers that it was cancelled."""
+
+    runtime: Runtime | None = None
+    seen: Observation = field(default_factory=lambda: Observation("", {}))
+
+    async def cancel(self, credential: str, upstream_task_id: str) -> None:
+        assert self.runtime is not None
+        (task,) = await self.runtime.db.read(tasks.list_all, 10)
+        self.shown[upstream_task_id] = self.seen
+        await look_at(self.runtime, task)
+        await super().cancel(credential, upstream_task_id)
+
+
+@pytest.mark.parametrize("end", ["succeeded", "cancelled", "running"])
+async def test_a_cancel_that_comes_after_another_observer_answers_by_what_that_one_saw(
+    runtime: Runtime, principal: Principal, end: str
+) -> None:
+    fields = {"usage": {"completion_tokens": 7}} if end == "succeeded" else {}
+    upstream = SeenFirst(seen=Observation(end, fields))
+    runtime = replace(runtime, upstreams={"fake": upstream})
+    upstream.runtime = runtime
+    task = (await submit_task(runtime, principal, a_body(), "req")).task
+
+    if end == "running":
+        with pytest.raises(RunningTaskDeletion):
+            await cancel_unfinished(runtime, task)
+    else:
+        assert await cancel_unfinished(runtime, task) == (end == "cancelled")
+
+    assert upstream.cancels == ["up-1"]
+    assert await states(runtime) == [TaskState(end)]
 
 
 async def test_a_cancel_that_is_repeated_changes_nothing_and_a_later_delete_hides_the_task(

@@ -197,8 +197,8 @@ _SENDING: Final = (
         "gateway/storage/attempts.py",
         (
             Edit(
-                "        attempts.c.is_answered == 0,\n        attempts.c.created_at_ms >= ",
-                "        attempts.c.created_at_ms >= ",
+                "            attempts.c.is_answered == 0,\n            attempts.c.created_at_ms >= ",
+                "            attempts.c.created_at_ms >= ",
             ),
         ),
         (
@@ -250,7 +250,7 @@ _BUDGETS: Final = (
     Bug(
         "a budget is read without a lock",
         "gateway/storage/admission.py",
-        (Edit("choose_limits, balances.lock)", "choose_limits, balances.find)"),),
+        (Edit("choose_limits, balances.lock\n", "choose_limits, balances.find\n"),),
         _of(_RACES, "test_sixteen_processes_are_granted_exactly_the_cap[postgres-money]"),
     ),
     Bug(

@@ -43,7 +43,7 @@ async def submit_naively(racer: Racer) -> JsonObject:
     admission, _ = await admitting.prepare(
         runtime, principal, request, idempotency_key=None, is_retry=False
     )
-    bounds = admitting.bounds_of(runtime.config, runtime.clock.now_ms())
+    bounds = admitting.bounds_of(runtime, runtime.clock.now_ms())
     refusal = await runtime.db.read(
         admissions.check,
         admission.task,

@@ -7,6 +7,7 @@ process writes nothing, sends nothing and answers nobody; what it had sent is on
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any, Final
 
 from gateway.app import create_app
@@ -29,8 +30,11 @@ from tests.simulation.world import UPSTREAM, World
 _HEAD: Final = ((b"host", b"gateway.example"), (b"content-type", b"application/json"))
 _CANCELS_MAX: Final = 50
 _LOOK_S: Final = 0.05
-_URGENT: Final = ("observe", "reconcile", "deliver", "callbacks", "sweep", "journal", "restore")
+_URGENT: Final = ("observe", "reconcile", "deliver", "callbacks")
 """Beginnings of the names of loops on which clients wait."""
+_REPAIRS: Final = ("sweep", "journal", "restore")
+_REPAIRS_REST_S: Final = 15.0
+_OTHERS_REST_S: Final = 600.0
 
 Message = Mapping[str, Any]
 
@@ -94,7 +98,7 @@ class Site:
 class Process(Owner):
     """One life of the gateway."""
 
-    def __init__(self, site: Site, pace: Callable[[float, bool], float], seed: str) -> None:
+    def __init__(self, site: Site, pace: Callable[[float], float], seed: str) -> None:
         super().__init__()
         self._site, self._pace, self._seed = site, pace, seed
         self._app: Any = None
@@ -222,10 +226,15 @@ class Process(Owner):
             yield replace(loop, run=self._slowed(loop))
 
     def _slowed(self, loop: Loop) -> Callable[[Runtime], Awaitable[object]]:
-        is_urgent = loop.name.startswith(_URGENT)
+        least_s = _OTHERS_REST_S
+        if loop.name.startswith(_URGENT):
+            least_s = loop.interval_s
+        elif loop.name.startswith(_REPAIRS):
+            least_s = _REPAIRS_REST_S
+        runs = count()
 
         async def run(runtime: Runtime) -> object:
-            rest_s = self._pace(loop.interval_s, is_urgent)
+            rest_s = self._pace(least_s) if next(runs) else 0.0
             await asyncio.sleep(max(0.0, rest_s - loop.interval_s))
             try:
                 return await loop.run(runtime)

@@ -192,7 +192,8 @@ def _differences(held: sqlite3.Row, entries: Sequence[sqlite3.Row]) -> Iterator[
     """Yield where the entries of a hold don't say what its row says."""
     steps = [entry["step"] for entry in entries]
     expected = [1] if held["outcome"] is None else [1, 2]
-    if steps[: len(expected)] != expected or any(step > 3 for step in steps):
+    losses = steps[len(expected) :]
+    if steps[: len(expected)] != expected or losses != list(range(3, 3 + len(losses))):
         yield f"entries {steps} for an outcome of {held['outcome']}"
         return
     if entries[0]["held_micros"] != held["hold_micros"]:

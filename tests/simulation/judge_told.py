@@ -50,11 +50,11 @@ def _wanted(truth: Truth) -> list[Mapping[str, Any]]:
     """Return the moves that a client's callback address hears of."""
     marks = ", ".join(f"'{state}'" for state in _TOLD)
     rows = truth.rows(
-        "SELECT 'msg_' || t.task_id || '_' || t.version AS id, a.callback_url, t.at_ms "  # noqa: S608
-        "FROM task_transitions t JOIN attempts a ON a.task_id = t.task_id "
-        f"WHERE a.callback_url IS NOT NULL AND t.to_state IN ({marks})"
+        "SELECT 'msg_' || task_id || '_' || version AS id, task_id, at_ms FROM task_transitions "  # noqa: S608
+        f"WHERE to_state IN ({marks})"
     )
-    return [dict(row) for row in rows]
+    urls = truth.callback_urls
+    return [{**row, "callback_url": urls[row["task_id"]]} for row in rows if row["task_id"] in urls]
 
 
 def _is_forgotten(truth: Truth, row: Mapping[str, Any]) -> bool:
@@ -67,13 +67,12 @@ def _judge_callback(truth: Truth, delivery: Delivery) -> Iterator[str]:
     told = delivery.told
     task_id, _, version = delivery.id.removeprefix("msg_").rpartition("_")
     row = truth.row(
-        "SELECT t.to_state, a.callback_url, k.upstream_task_id FROM task_transitions t "
-        "JOIN attempts a ON a.task_id = t.task_id JOIN tasks k ON k.id = t.task_id "
-        "WHERE t.task_id = ? AND t.version = ?",
+        "SELECT t.to_state, k.upstream_task_id FROM task_transitions t "
+        "JOIN tasks k ON k.id = t.task_id WHERE t.task_id = ? AND t.version = ?",
         task_id,
         version,
     )
-    if row is None or row["callback_url"] != delivery.url:
+    if row is None or truth.callback_urls.get(task_id) != delivery.url:
         yield f"told: {delivery.id} went to {delivery.url}"
     elif (told["id"], told["status"]) != (task_id, row["to_state"]):
         yield f"told: {delivery.id} says {told['id']} is {told['status']}"

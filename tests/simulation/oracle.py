@@ -102,6 +102,8 @@ class Oracle:
         ):
             self._attempts_seen = row["rowid"]
             truth.skews_ms[row["task_id"]] = truth.site.clock.skew_ms
+            if row["callback_url"] is not None:
+                truth.callback_urls[row["task_id"]] = row["callback_url"]
             if row["key"] is not None:
                 continue
             place = (row["key_id"], row["fingerprint"])

@@ -79,7 +79,7 @@ def make_plan(seed: int) -> Plan:
         ),
         kills=[_draw_kill(draws) for _ in range(draws.choice((0, 1, 1, 2, 3)))],
         jumps=[_draw_jump(draws) for _ in range(draws.choice((0, 0, 1, 2)))],
-        acts_count=draws.choice((0, 0, 1, 3)),
+        acts_count=draws.choice((0, 1, 2, 4)),
         epoch_ms=_draw_epoch_ms(draws, settings.timezone),
     )
 

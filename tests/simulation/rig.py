@@ -28,9 +28,8 @@ from tests.simulation.world import World, WorldWeather
 
 _IDLE_SHARE: Final = 1.0
 _REST_S_MAX: Final = 60.0
-_UNHURRIED_S: Final = 120.0
 _QUIET_SHARE: Final = 1 / 3
-_QUIET_REST_S_MAX: Final = 6 * 3600.0
+_QUIET_REST_S_MAX: Final = 12 * 3600.0
 _START_AGAIN_S: Final = 2.0
 _CLEARINGS_MAX: Final = 20
 
@@ -170,18 +169,17 @@ class Rig:
         self.oracle.truth.jumps_s.append(self.loop.time())
         self.jump_count += 1
 
-    def pace(self, interval_s: float, is_urgent: bool = True) -> float:  # noqa: FBT001, FBT002
+    def pace(self, least_s: float) -> float:
         """Return how long a loop rests: the longer, the longer nothing has moved any more.
 
         A slow machine does the same; and days must not take millions of steps.
         """
         idle_s = self.loop.time() - self.store.moved_at_s
-        rest_s = min(idle_s * _IDLE_SHARE, _REST_S_MAX) if is_urgent else _UNHURRIED_S
+        rest_s = max(least_s, min(idle_s * _IDLE_SHARE, _REST_S_MAX))
         if self.quiet_from_s is not None:
             quiet_s = self.loop.time() - self.quiet_from_s
-            share = _QUIET_SHARE if is_urgent else 1.0
-            rest_s = max(rest_s, min(quiet_s * share, _QUIET_REST_S_MAX))
-        return max(interval_s, rest_s)
+            rest_s = max(rest_s, min(quiet_s * _QUIET_SHARE, _QUIET_REST_S_MAX))
+        return rest_s
 
     def _count_step(self, step_count: int) -> None:
         if step_count >= self._kill_at_step and self.process is not None:

@@ -16,7 +16,7 @@ from random import Random
 from typing import Final
 
 from tests.simulation.machine import Machine
-from tests.simulation.operators import ACTS
+from tests.simulation.operators import ACTS, set_some_limit
 from tests.simulation.plan import Plan, make_plan
 from tests.simulation.rig import Conditions, Rig
 
@@ -114,9 +114,11 @@ class Simulation:
     async def _operate(self) -> None:
         """Let an operator do this and that, most of it while clients are busy."""
         draws = self._draws
-        for _ in range(self._plan.acts_count):
-            await asyncio.sleep(draws.choice((10, 40, 600)) * draws.random())
-            await draws.choice(ACTS)(self.rig, draws)
+        for number in range(self._plan.acts_count):
+            is_first = number == 0
+            await asyncio.sleep(draws.choice((10, 40, 10 if is_first else 600)) * draws.random())
+            act = set_some_limit if is_first else draws.choice(ACTS)
+            await act(self.rig, draws)
 
     async def _sleep_until(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, at_s - self.rig.loop.time()))

@@ -31,6 +31,8 @@ class Truth:
 
     released_s: dict[str, float] = field(default_factory=dict)
     """By attempt, when its hold was let go of."""
+    callback_urls: dict[str, str] = field(default_factory=dict)
+    """By attempt, the address that its client gave: the books forget it when the task has ended."""
     skews_ms: dict[str, int] = field(default_factory=dict)
     """By attempt, how wrong the gateway's clock was when it was admitted."""
     has_died: bool = False

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from gateway.domain.attempts import Attempt, ListedTask, Markers, Shape
-from gateway.domain.likeness import Sent
+from gateway.domain.likeness import DEFAULT_TIER, Sent
 from gateway.domain.reconciling import Control, Pass
 
 SENT_MS: Final = 1_764_000_000_000
@@ -26,6 +26,7 @@ def an_attempt(name: str = "a", **changes: Any) -> Attempt:
         key_id="Key000000000",
         fingerprint="f" * 64,
         owner="owner-1",
+        client_owner="owner-1",
         created_at_ms=SENT_MS,
         shape=SHAPE,
         markers=Markers(),
@@ -38,7 +39,11 @@ def a_sent(name: str = "a", *, after_s: int = 0, **changes: Any) -> Sent:
 
     `changes` are the attempt's, or those of `Sent` itself.
     """
-    own = {key: changes.pop(key) for key in ("standing", "is_called_back") if key in changes}
+    own = {
+        key: changes.pop(key)
+        for key in ("standing", "is_called_back", "service_tier")
+        if key in changes
+    }
     sent_ms = SENT_MS + after_s * 1000
     deadline_ms = sent_ms + DEADLINE_MS
     attempt = an_attempt(name, created_at_ms=sent_ms, **changes)
@@ -55,5 +60,7 @@ def a_listed(name: str = "up-1", *, after_s: int | None = 1, **changes: Any) -> 
 def a_pass(*items: ListedTask, began_ms: int = LATE_MS, **changes: Any) -> Pass:
     """Return a complete pass that shows its control."""
     known = ListedTask(KNOWN, CONTROL.sent_at_ms, model=MODEL, status="succeeded")
-    facts: dict[str, Any] = {"is_complete": True, "control": CONTROL, **changes}
+    control = changes.pop("control", CONTROL)
+    controls = {} if control is None else {DEFAULT_TIER: control}
+    facts: dict[str, Any] = {"is_complete": True, "controls": controls, **changes}
     return Pass((*items, known), began_ms, began_ms + 1000, **facts)

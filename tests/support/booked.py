@@ -44,6 +44,7 @@ def an_attempt(task: Task) -> Attempt:
         key_id=task.key_id,
         fingerprint="0" * 64,
         owner="process",
+        client_owner="process",
         created_at_ms=task.created_at_ms,
         shape=Shape(task.route.deployment),
         markers=NO_MARKERS,

@@ -42,6 +42,8 @@ class FakeUpstream:
     list_error: Exception | None = None
     cancel_error: Exception | None = None
     shown: dict[str, Observation] = field(default_factory=dict)
+    shown_in_list: dict[str, Observation] = field(default_factory=dict)
+    """What lists show instead, where that is something else."""
     hidden_from_list: set[str] = field(default_factory=set)
     submits: list[Submitted] = field(default_factory=list)
     gets: list[str] = field(default_factory=list)
@@ -53,6 +55,8 @@ class FakeUpstream:
     tells_total: bool = True
     echoes: bool = True
     """Whether seed, expiry and safety identifier are listed."""
+    takes_our_ids: bool = False
+    """Whether tasks are named by the ids that they have at the gateway."""
     makes_lost_tasks: bool = False
     """Whether a submit whose error is UpstreamAmbiguous makes its task all the same."""
     now_ms: Callable[[], int] | None = None
@@ -87,7 +91,9 @@ class FakeUpstream:
             self.makes_lost_tasks and isinstance(error, UpstreamAmbiguous)
         ):
             raise error
-        upstream_task_id = self.make(submitted, f"up-{number}")
+        upstream_task_id = self.make(
+            submitted, attempt_id if self.takes_our_ids else f"up-{number}"
+        )
         if error is not None:
             raise error
         return Submission(upstream_task_id, "req-1")
@@ -128,7 +134,7 @@ class FakeUpstream:
             return None
         unlisted = ListedTask(upstream_task_id, created_at_ms=None)
         found = (task for task in self.listed if task.upstream_task_id == upstream_task_id)
-        return self._as_it_is(next(found, unlisted))
+        return replace(next(found, unlisted), status=observation.status, observation=observation)
 
     async def observe_many(
         self, credential: str, upstream_task_ids: Sequence[str]
@@ -138,7 +144,8 @@ class FakeUpstream:
         if error := self.read_error or self.list_error:
             raise error
         asked = set(upstream_task_ids) - self.hidden_from_list
-        return {key: value for key, value in self.shown.items() if key in asked}
+        listed = {**self.shown, **self.shown_in_list}
+        return {key: value for key, value in listed.items() if key in asked}
 
     async def list_tasks(
         self, credential: str, *, page_num: int, page_size: int, service_tier: str | None = None
@@ -153,7 +160,8 @@ class FakeUpstream:
         return ListedPage(page, len(visible) if self.tells_total else None, len(page))
 
     def _as_it_is(self, task: ListedTask) -> ListedTask:
-        observation = self.shown.get(task.upstream_task_id, task.observation)
+        listed = {**self.shown, **self.shown_in_list}
+        observation = listed.get(task.upstream_task_id, task.observation)
         return replace(task, status=observation.status, observation=observation)
 
     async def cancel(self, credential: str, upstream_task_id: str) -> None:

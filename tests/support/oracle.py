@@ -105,7 +105,8 @@ def find_wrong_entries(books: Books) -> Iterator[str]:
     """Yield where the ledger's rows don't say what the reservations say; at any moment."""
     by_task: dict[str, dict[int, Row]] = {}
     for entry in books.entries:
-        if _STEP_OF_KIND[entry["kind"]] != entry["step"]:
+        first = _STEP_OF_KIND[entry["kind"]]
+        if entry["step"] != first and (entry["kind"] != "loss" or entry["step"] < first):
             yield f"{entry['task_id']}: entry {entry['kind']} is step {entry['step']}"
         by_task.setdefault(entry["task_id"], {})[entry["step"]] = entry
     for task_id in by_task.keys() - books.reservations.keys():

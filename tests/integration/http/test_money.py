@@ -213,6 +213,25 @@ async def test_a_rate_is_told_with_every_submit_and_refuses_with_429(
     assert "2 submits per minute" in error["message"]
 
 
+async def test_a_rate_is_told_with_refusals_for_other_reasons_too(
+    client: httpx.AsyncClient, runtime: Runtime, keys: Keys
+) -> None:
+    await set_limit(runtime, key_account(keys), Metric.RPM, 50)
+    await set_limit(runtime, key_account(keys), Metric.VIDEOS, 1, Window.DAY)
+    await submit(client)
+
+    spent = await client.post(PATH, json=BODY)
+    unknown = await client.post(PATH, json={**BODY, "model": "none"})
+    wrong = await client.post(PATH, content=b"{")
+
+    assert [each.status_code for each in (spent, unknown, wrong)] == [402, 404, 400]
+    left = [each.headers["x-ratelimit-remaining-requests"] for each in (spent, unknown, wrong)]
+    assert left == ["48", "47", "46"]
+    assert [each.headers.get_list("ratelimit-policy") for each in (spent, unknown, wrong)] == [
+        ['"rpm";q=50;w=60']
+    ] * 3
+
+
 async def test_without_a_rate_there_are_no_rate_headers(client: httpx.AsyncClient) -> None:
     answer = await client.post(PATH, json=BODY)
 

@@ -7,6 +7,7 @@ import pytest
 
 from gateway.errors import UpstreamAmbiguous, UpstreamRejected
 from gateway.ports import Runtime
+from gateway.services.sweeping import sweep_idempotency_keys
 from gateway.storage import attempts, tasks
 from tests.support.clock import FakeClock
 from tests.support.fake_upstream import FakeUpstream
@@ -118,6 +119,21 @@ async def test_a_key_is_kept_for_a_week(
     assert forgotten.status_code == 200
     assert forgotten.json()["id"] != first.json()["id"]
     assert len(upstream.submits) == 2
+
+
+async def test_a_date_that_is_set_ahead_frees_no_key(
+    runtime: Runtime, client: httpx.AsyncClient, clock: FakeClock, upstream: FakeUpstream
+) -> None:
+    clock.advance(7200)
+    first = await send(client, "k-1")
+    clock.set_date(8 * 86_400)
+    during = await send(client, "k-1")
+    assert await sweep_idempotency_keys(runtime) == 0
+    clock.set_date(-8 * 86_400)
+    after = await send(client, "k-1")
+
+    assert {each.json()["id"] for each in (during, after)} == {first.json()["id"]}
+    assert len(upstream.submits) == 1
 
 
 @pytest.mark.parametrize("count", [2, 8, 64])

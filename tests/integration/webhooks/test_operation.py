@@ -3,6 +3,9 @@
 import asyncio
 import json
 import random
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +14,12 @@ from gateway.cli.main import main
 from gateway.config import Config
 from gateway.domain.webhooks import (
     NotificationKind,
+    NotificationState,
     generate_secret,
 )
 from gateway.ports import Runtime
+from gateway.runtime import DATABASE_FILE
+from gateway.services import operating
 from tests.support.clock import FakeClock
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.notified import (
@@ -22,7 +28,9 @@ from tests.support.notified import (
     OpenRuntime,
     connect,
     deliver,
+    outbox,
     secret_of,
+    statuses,
 )
 from tests.support.receiver import Receiver, answer
 
@@ -138,3 +146,58 @@ async def test_a_sink_that_nothing_can_be_delivered_to_is_a_mistake_of_configura
     assert exit_code == 2
     assert "webhooks.usage_url" in err
     assert "pass" not in err
+
+
+async def test_nothing_of_a_callback_stays_on_disk_once_its_request_is_erased(
+    client: Client,
+    receiver: Receiver,
+    runtime: Runtime,
+    config: Config,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    task_id = await client.submit(receiver.url)
+    await deliver(runtime)
+    await operating.erase_requests(runtime, "test", task_id=task_id)
+    await client.show(task_id, SUCCEEDED)  # and is still told where it was asked to be
+    pending = (await outbox(runtime, state=NotificationState.PENDING))[0]
+    assert pending.url == receiver.url
+    await deliver(runtime)
+
+    assert statuses(receiver) == ["queued", "succeeded"]
+    assert "canary-query" not in await stored_text(config)
+    _, out, _ = await run_cli(config, capsys, f"webhooks list --task {task_id} --format json")
+    assert {row["url"] for row in json.loads(out)} == {"erased"}
+    exit_code, _, err = await run_cli(config, capsys, f"webhooks redeliver {pending.id}")
+    assert (exit_code, "was erased" in err) == (1, True)
+    _, out, _ = await run_cli(config, capsys, f"tasks story {task_id} --format json")
+    assert {row["receiver"] for row in json.loads(out)["notifications"]} == {"erased"}
+
+
+async def test_with_no_retention_a_callback_is_erased_as_soon_as_it_has_ended(
+    open_again: OpenRuntime,
+    upstream: FakeUpstream,
+    clock: FakeClock,
+    receiver: Receiver,
+    config: Config,
+) -> None:
+    async with open_again() as opened:
+        retention = opened.config.retention.model_copy(update={"request_days": 0})
+        runtime = replace(opened, config=opened.config.model_copy(update={"retention": retention}))
+        client = await connect(runtime, upstream, clock)
+        receiver.answers = [answer(204), answer(410)]
+        await client.finish(receiver.url)
+        await deliver(runtime)
+
+        assert statuses(receiver) == ["queued", "succeeded"]
+        assert "canary-query" not in await stored_text(config)
+        assert "a fox" not in await stored_text(config)
+
+
+async def stored_text(config: Config) -> str:
+    """Return all that the tables hold of requests and callbacks."""
+    with closing(sqlite3.connect(config.data_dir / DATABASE_FILE)) as database:
+        rows = database.execute(
+            "SELECT callback_url FROM attempts UNION ALL SELECT url FROM notifications "
+            "UNION ALL SELECT body FROM notifications UNION ALL SELECT body FROM task_requests"
+        )
+        return str(rows.fetchall())

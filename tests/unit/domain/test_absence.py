@@ -48,6 +48,12 @@ class TestAbsence:
     def test_a_pass_that_can_not_be_believed_does_not_count(self, changes: dict[str, Any]) -> None:
         assert not counts_for_absence(a_sent(), a_pass(**changes), SHARED)
 
+    def test_the_control_of_one_tier_says_nothing_of_another(self) -> None:
+        default, flex = a_sent(), a_sent("b", service_tier="flex")
+
+        assert counts_for_absence(default, a_pass(), SHARED)
+        assert not counts_for_absence(flex, a_pass(), SHARED)
+
     @pytest.mark.parametrize("count", range(5))
     def test_three_passes_prove_absence(self, count: int) -> None:
         assert is_absent(a_sent(), count, SHARED) is (count >= 3)

@@ -79,7 +79,7 @@ def worlds(draw: st.DrawFn) -> World:
     began_ms = draw(st.sampled_from([LATEST_MS, LATEST_MS, SENT_MS + DEADLINE_MS + 61_000]))
     seen = a_pass(*draw(st.permutations(listed)), began_ms=began_ms)
     if draw(st.integers(0, 9)) == 0:
-        seen = replace(seen, control=None)
+        seen = replace(seen, controls={})
     return World(sent, listed, owners, frozenset(twins), policy, seen)
 
 
@@ -201,7 +201,7 @@ def test_what_is_proved_is_adopted(world: World) -> None:
     for name in marked:
         if world.by_name[name].standing is Standing.LOST:
             assert name in adopted
-    if not world.policy.exclusion or world.seen.control is None:
+    if not world.policy.exclusion or not world.seen.controls:
         assert adopted.keys() <= marked
         return
     ways = list(arrangements(world, marked))

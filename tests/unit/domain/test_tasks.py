@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.domain import tasks as rules
 from gateway.domain.tasks import (
+    IMPORTED_KEY,
     PUBLIC_STATUS,
     TERMINAL,
     TRANSITIONS,
@@ -154,9 +155,9 @@ def test_a_call_back_is_news_until_a_look_has_shown_it() -> None:
     assert (looked_at.is_called_back, looked_at.is_news_due) == (True, False)
 
 
-def test_a_task_under_its_upstreams_id_is_an_imported_one() -> None:
+def test_a_task_of_no_key_is_an_imported_one_whatever_its_upstream_calls_it() -> None:
     task = a_task()
 
     assert not task.is_imported
-    assert not replace(task, upstream_task_id="cgt-other").is_imported
-    assert replace(task, upstream_task_id=task.id).is_imported
+    assert not replace(task, upstream_task_id=task.id).is_imported
+    assert replace(task, key_id=IMPORTED_KEY, upstream_task_id=task.id).is_imported

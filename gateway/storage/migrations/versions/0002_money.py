@@ -34,6 +34,7 @@ def _create_attempts() -> None:
         sa.Column("key_id", sa.Text, nullable=False),
         sa.Column("fingerprint", sa.Text, nullable=False),
         sa.Column("owner", sa.Text, nullable=False),
+        sa.Column("client_owner", sa.Text, nullable=False),
         sa.Column("created_at_ms", _INT64, nullable=False),
         sa.Column("shape", sa.Text, nullable=False),
         sa.Column("markers", sa.Text, nullable=False),
@@ -165,7 +166,7 @@ def _create_ledger_entries() -> None:
         ),
         sa.CheckConstraint(
             "(kind = 'hold' AND step = 1) OR (kind IN ('settle', 'release') AND step = 2) OR "
-            "(kind = 'loss' AND step = 3)",
+            "(kind = 'loss' AND step >= 3)",
             name=op.f("ledger_entries_step_check"),
         ),
         sqlite_strict=True,
@@ -274,6 +275,8 @@ def _create_orphans() -> None:
         sa.Column("found_at_ms", _INT64, nullable=False),
         sa.Column("created_at_ms", _INT64),
         sa.Column("status", sa.Text, nullable=False),
+        sa.Column("is_proved", _INT64, nullable=False),
+        sa.Column("entry_step", _INT64),
         sa.PrimaryKeyConstraint(
             "upstream", "credential", "upstream_task_id", name=op.f("orphans_pkey")
         ),
