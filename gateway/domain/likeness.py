@@ -4,6 +4,7 @@ A task is ruled out only by what it shows: a list shows little of a task that is
 some upstreams show little of any.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -50,6 +51,9 @@ class Policy:
     list_span_ms: int = 6 * _DAY_MS + _DAY_MS // 2
     """How far back the list is believed; it forgets after seven days."""
     pass_count_min: int = 3
+    doubted_ms: tuple[int, int] | None = None
+    """Dates that the clock was set past, or back over. What was dated before them, in them and
+    after them has no order, and no date that could be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,15 @@ def is_timely(sent: Sent, task: ListedTask, policy: Policy) -> bool | None:
 def is_too_early(sent: Sent, task: ListedTask, policy: Policy) -> bool:
     """Whether a task was made before the attempt was sent."""
     return task.created_at_ms is not None and task.created_at_ms < window_ms(sent, policy)[0]
+
+
+def share_a_clock(dates_ms: Iterable[int], policy: Policy) -> bool:
+    """Whether dates can be compared: all of them from before the clock was set, or from after."""
+    if policy.doubted_ms is None:
+        return True
+    first_ms, last_ms = policy.doubted_ms
+    sides = {-1 if at_ms < first_ms else int(at_ms > last_ms) for at_ms in dates_ms}
+    return 0 not in sides and len(sides) <= 1
 
 
 def is_marked(sent: Sent, task: ListedTask) -> bool:

@@ -27,6 +27,7 @@ from gateway.domain.likeness import (
     is_marked,
     is_timely,
     is_too_early,
+    share_a_clock,
     window_ms,
 )
 from gateway.domain.markers import find_safety_marker
@@ -124,7 +125,7 @@ def match(sent: Sequence[Sent], seen: Pass, known_ids: Collection[str], policy: 
     unowned = _find_orphans(rest)
     excluded = _Matched()
     is_shared = False
-    if policy.exclusion:
+    if policy.exclusion and share_a_clock(_dates_of(sent, seen), policy):
         pairs = arrange(rest.fits)
         is_shared = pairs is None or _has_stranger(unowned, policy)
         if pairs is not None and not is_shared:
@@ -168,9 +169,18 @@ def counts_for_absence(sent: Sent, seen: Pass, policy: Policy) -> bool:
     forgotten_at_ms = sent.attempt.created_at_ms - policy.skew_ms + policy.list_span_ms
     return (
         is_healthy(seen, policy, sent.service_tier)
+        and share_a_clock(_dates_of([sent], seen), policy)
         and seen.began_at_ms >= sent.deadline_at_ms + policy.quiet_ms
         and seen.ended_at_ms < forgotten_at_ms
     )
+
+
+def _dates_of(sent: Iterable[Sent], seen: Pass) -> Iterator[int]:
+    """Yield the dates by which tasks are taken to be of attempts, or not to be."""
+    for each in sent:
+        yield each.attempt.created_at_ms
+    for control in seen.controls.values():
+        yield control.sent_at_ms
 
 
 def is_absent(sent: Sent, pass_count: int, policy: Policy) -> bool:

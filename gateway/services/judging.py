@@ -73,9 +73,18 @@ def policy_of(runtime: Runtime, upstream: str, facts: Mapping[str, str], now_ms:
         late_ms=min(Policy().late_ms, quiet_ms),
         quiet_ms=quiet_ms,
         pass_count_min=submit.absence_passes_min,
+        doubted_ms=read_span(facts.get(AccountFact.DOUBTED_MS)),
     )
     probed = facts.get(AccountFact.PROBE)
     return policy if probed is None else apply_report(policy, report_from_json(json.loads(probed)))
+
+
+def read_span(stored: str | None) -> tuple[int, int] | None:
+    """Return the first and last of two dates, as a fact of an account keeps them."""
+    if stored is None:
+        return None
+    first, last = stored.split(":")
+    return int(first), int(last)
 
 
 async def judge(

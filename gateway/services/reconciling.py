@@ -24,10 +24,10 @@ from gateway.errors import UpstreamFault
 from gateway.ports import Runtime, Upstream
 from gateway.services.adopting import adopt
 from gateway.services.holding import has_ended, resolve_vanished
-from gateway.services.judging import Judged, judge, policy_of
+from gateway.services.judging import LISTED_MS, Judged, judge, policy_of, read_span
 from gateway.services.late_orphans import note_shared, record_orphans
 from gateway.services.moves import record_move
-from gateway.steadiness import TRUSTED_S
+from gateway.steadiness import TRUSTED_S, span_of
 from gateway.storage import accounts, attempts, meta
 from gateway.storage.accounts import Agenda, Claimant
 from gateway.storage.meta import AccountFact
@@ -84,7 +84,8 @@ async def reconcile_due(runtime: Runtime, upstream: Upstream, credential: str) -
     await _end_overdue(runtime, upstream, credential, agenda)
     if not upstream.supports_list:  # a callback, an operator or its age ends the wait
         return 0
-    facts = await _note_dedication(runtime, upstream.name, credential, agenda.facts)
+    facts = await _note_doubt(runtime, upstream.name, credential, agenda.facts)
+    facts = await _note_dedication(runtime, upstream.name, credential, facts)
     due = await _claim_due(runtime, upstream.name, credential, agenda)
     is_audit = await _is_audit_due(runtime, upstream.name, credential, facts)
     if due or is_audit:
@@ -358,6 +359,24 @@ async def _note_dedication(
     now = str(runtime.clock.now_ms())
     await runtime.db.write(meta.note_of_account, upstream, credential, fact, now)
     return {**facts, fact: now}
+
+
+async def _note_doubt(
+    runtime: Runtime, upstream: str, credential: str, facts: Mapping[str, str]
+) -> Mapping[str, str]:
+    """Keep, for other processes and later ones, which dates the clock was seen to be set past."""
+    seen_ms = runtime.steadiness.doubted_ms
+    if seen_ms is None:
+        return facts
+    stored_ms = read_span(facts.get(AccountFact.DOUBTED_MS))
+    if stored_ms is not None and stored_ms[1] < seen_ms[0] - LISTED_MS:
+        stored_ms = None  # no list goes so far back any more
+    span_ms = span_of(seen_ms, stored_ms)
+    if span_ms is None or span_ms == stored_ms:
+        return facts
+    fact, value = AccountFact.DOUBTED_MS, f"{span_ms[0]}:{span_ms[1]}"
+    await runtime.db.write(meta.note_of_account, upstream, credential, fact, value)
+    return {**facts, fact: value}
 
 
 async def _is_audit_due(

@@ -23,6 +23,7 @@ class AccountFact(StrEnum):
     SHARED_AT_MS = "shared_at_ms"  # when its list last showed that it is not
     FOREIGN_COUNT = "foreign_count"  # how many tasks of others its last audit showed
     PROBE = "probe"  # which markers it gives back
+    DOUBTED_MS = "doubted_ms"  # the dates that the clock was set past, or back over
 
 
 def is_pepper(conn: sa.Connection, check: str, now_ms: int) -> bool:

@@ -15,7 +15,7 @@ from tests.chaos.upstream import Sandbox, credential_of, run_upstream
 from tests.support.postgres import PostgresServer, running_cluster
 from tests.support.postgres_books import read_books_at
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.long]
 
 SEED = 20261128
 PEPPER = "7f3c9a52e1b84d06a5c2f9e87b1d4c60"

@@ -19,7 +19,7 @@ from tests.support.oracle import Books, read_books
 from tests.support.small_disk import SmallDisk, mount_small_disk
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.long]
 
 SEED = 20261128
 DISK_BYTES = 6 * 1024 * 1024

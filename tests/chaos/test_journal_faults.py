@@ -12,7 +12,7 @@ from tests.chaos.sweep import KEY
 from tests.support.oracle import find_differences, read_books
 from tests.support.strace import Injection, count_of
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.long]
 
 SAMPLE_COUNT = 2
 STORE_CALLS = ("pwrite64", "fdatasync")

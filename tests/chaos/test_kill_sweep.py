@@ -11,8 +11,8 @@ from tests.support.strace import Injection
 pytestmark = pytest.mark.timeout(400)
 
 SEED = 20261124
-SAMPLE_COUNT = 24
-FAULTY_SAMPLE_COUNT = 12
+SAMPLE_COUNT = 14
+FAULTY_SAMPLE_COUNT = 6
 POINTS_COUNT_MIN = 500
 FAILING_CALLS = ("pwrite64", "write", "fsync", "fdatasync", "ftruncate", "openat")
 FAULTS = (

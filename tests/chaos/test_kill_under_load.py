@@ -12,7 +12,7 @@ from tests.chaos.serving import TIME_SCALE, create_keys, make_settings, serving
 from tests.chaos.storm import crowded, describe, judge, kill_again_and_again, recover
 from tests.chaos.upstream import Sandbox, credential_of, run_upstream
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.long]
 
 SEED = 20261128
 ROUNDS_COUNT = 4

@@ -14,7 +14,7 @@ from tests.chaos.sweep import find_duplicates
 from tests.chaos.upstream import Sandbox, credential_of, run_upstream
 from tests.support.oracle import find_differences
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.long]
 
 SEED = 20261128
 CLIENTS_COUNT = 6

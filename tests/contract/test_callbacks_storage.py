@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.domain.attempts import Attempt, Markers, Shape
-from gateway.domain.tasks import Event, Task, TaskState
+from gateway.domain.tasks import IMPORTED_KEY, Event, Task, TaskState
 from gateway.ports import Database
 from gateway.storage import attempts, callbacks, tasks
 from gateway.storage.tasks import Reschedule
@@ -143,7 +143,13 @@ async def test_a_task_whose_outcome_is_known_takes_no_claim(
 
 async def test_imported_tasks_are_found_by_id_and_upstream_id(database: Database) -> None:
     task = a_task(3, state=TaskState.QUEUED)
-    task = replace(task, upstream_task_id=task.id, version=1, next_poll_at_ms=NOW_MS)
+    task = replace(
+        task,
+        key_id=IMPORTED_KEY,
+        upstream_task_id=task.id,
+        version=1,
+        next_poll_at_ms=NOW_MS,
+    )
     await database.write(tasks.admit_imported, task)
     route = task.route
 

@@ -102,7 +102,13 @@ async def run_capped(race: Race, metric: Metric, cap_count: int) -> Sequence[Jso
     return told
 
 
-@pytest.mark.parametrize("metric", SCOPES)
+@pytest.mark.parametrize(
+    "metric",
+    [
+        metric if metric is Metric.MONEY else pytest.param(metric, marks=pytest.mark.long)
+        for metric in SCOPES
+    ],
+)
 async def test_sixteen_processes_are_granted_exactly_the_cap(race: Race, metric: Metric) -> None:
     told = await run_capped(replace(race, attempts_count=8), metric, 50)
 

@@ -197,7 +197,8 @@ _SENDING: Final = (
         "gateway/storage/attempts.py",
         (
             Edit(
-                "            attempts.c.is_answered == 0,\n            attempts.c.created_at_ms >= ",
+                "            attempts.c.is_answered == 0,\n"
+                "            attempts.c.created_at_ms >= ",
                 "            attempts.c.created_at_ms >= ",
             ),
         ),

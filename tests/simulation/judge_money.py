@@ -120,7 +120,8 @@ def _is_true(
 
 def _is_absent(truth: Truth, row: sqlite3.Row, made: Sequence[WorldTask]) -> bool:
     """Whether nothing was made, nor would be within the quiet time after the answer was lost."""
-    if truth.is_misdated(row["id"]):
+    # A process that is dead may have been the only one to see that the clock was set.
+    if truth.is_misdated(row["id"]) and truth.has_died:
         shows_late = truth.site.world.weather.echo is Echo.WHEN_ENDED
         return shows_late or not any(truth.is_marked(each) for each in made)
     is_promised = any(each.fate is Fate.LATE for each in truth.received_for(row["id"]))

@@ -5,6 +5,7 @@ comes must be true, signed, and for the right ears.
 """
 
 import json
+import sqlite3
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from tests.simulation.receivers import HOPELESS, SINK_PATH, Delivery, kind_of
 from tests.simulation.truth import Truth
 
 _TOLD: Final = ("queued", "running", "succeeded", "failed", "expired")
+_ATTEMPTS_MAX: Final = 11
 _KEPT_MS: Final = 6 * 86_400_000
 """For how long messages that have ended are kept at least, by a clock that may go back a day."""
 
@@ -41,7 +43,8 @@ def judge_told(truth: Truth) -> Iterator[str]:
         url, notification = row["callback_url"], waits.get(row["id"])
         if notification is None and not (row["id"] in got or _is_forgotten(truth, row)):
             yield f"told: {row['id']} was never written"
-        if truth.delivers and row["id"] not in got and kind_of(url) not in HOPELESS:
+        is_owed = kind_of(url) not in HOPELESS and not _is_given_up(notification)
+        if truth.delivers and row["id"] not in got and is_owed:
             yield f"told: {row['id']} never reached {url}"
     yield from _judge_usage_events(truth)
 
@@ -55,6 +58,13 @@ def _wanted(truth: Truth) -> list[Mapping[str, Any]]:
     )
     urls = truth.callback_urls
     return [{**row, "callback_url": urls[row["task_id"]]} for row in rows if row["task_id"] in urls]
+
+
+def _is_given_up(notification: sqlite3.Row | None) -> bool:
+    """Whether a message was tried for three days, as often as is promised."""
+    if notification is None or notification["state"] != "dead":
+        return False
+    return bool(notification["attempt_count"] >= _ATTEMPTS_MAX)
 
 
 def _is_forgotten(truth: Truth, row: Mapping[str, Any]) -> bool:
@@ -114,5 +124,6 @@ def _judge_usage_events(truth: Truth) -> Iterator[str]:
         is_old = truth.site.clock.now_ms() - row["resolved_at_ms"] >= _KEPT_MS
         if task_id not in events and task_id not in told and not (is_hopeless and is_old):
             yield f"P10: {task_id} is settled, and no event was written"
-        if truth.delivers and task_id not in told and not is_hopeless:
+        is_owed = not is_hopeless and not _is_given_up(events.get(task_id))
+        if truth.delivers and task_id not in told and is_owed:
             yield f"P10: {task_id} is settled, and the sink was never told"

@@ -26,7 +26,7 @@ HORIZON_S: Final = 11 * _DAY_S
 a day wrong at either end, and the deliveries after that."""
 _WISHES_WITHIN_S: Final = 60.0
 _LOOK_S: Final = 5.0
-_AFTERMATH_S: Final = 3600.0
+_AFTERMATH_S: Final = 1200.0
 """How long after the last event of the world a last look is given its time."""
 
 

@@ -18,7 +18,10 @@ from tests.simulation.upstream import SimulatedUpstream
 
 SEEDS_MAX = 25
 
-pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+    pytest.mark.long,
+]
 
 
 def send_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,16 +114,29 @@ class Truth:
         Not promised: to tell a task that was made long after its absence was proved, and carries
         nothing of ours, from those of other software on the account; or one whose attempt nothing
         has explained, by list or callback, until its horizon, which is alarmed and booked; or one
-        that carries nothing of ours and whose attempt has a wrong date.
+        that carries nothing of ours and whose attempt has a wrong date; or one whose attempt was
+        given a stranger's, where the account is not ours alone though it is said to be.
         """
         if self.is_late(task) and not self.is_recognizable(task):
             return True
-        row = self.row("SELECT state, error FROM tasks WHERE id = ?", task.attempt_id)
-        if row is None or row["state"] != "failed":
+        row = self.row(
+            "SELECT state, error, upstream_task_id FROM tasks WHERE id = ?", task.attempt_id
+        )
+        if row is None:
+            return False
+        if self._is_strangers(row["upstream_task_id"]):
+            return True
+        if row["state"] != "failed" or row["error"] is None:
             return False
         if self.is_misdated(task.attempt_id):
             return HORIZON_CODE in row["error"] or not self.is_recognizable(task)
         return HORIZON_CODE in row["error"] and not self.is_recognizable(task)
+
+    def _is_strangers(self, upstream_task_id: str | None) -> bool:
+        world = self.site.world
+        task = world.tasks.get(upstream_task_id or "")
+        is_said = self.site.settings.is_exclusive and world.weather.foreign_count > 0
+        return is_said and task is not None and task.attempt_id is None
 
     def is_recognizable(self, task: WorldTask) -> bool:
         """Whether the list shows, sooner or later, that a task can only be the gateway's."""

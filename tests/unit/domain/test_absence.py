@@ -54,6 +54,25 @@ class TestAbsence:
         assert counts_for_absence(default, a_pass(), SHARED)
         assert not counts_for_absence(flex, a_pass(), SHARED)
 
+    @pytest.mark.parametrize(
+        ("doubted_s", "is_believed"),
+        [
+            ((-5000, -4000), True),  # before both, the attempt and its control
+            ((-3601, -3599), False),  # when the control was sent
+            ((-1000, -500), False),  # between the two
+            ((-5, 5), False),  # when the attempt was sent
+            ((5, 10), True),
+        ],
+    )
+    def test_dates_of_before_and_after_the_clock_was_set_are_not_compared(
+        self, doubted_s: tuple[int, int], *, is_believed: bool
+    ) -> None:
+        first_s, last_s = doubted_s
+        doubted_ms = (SENT_MS + first_s * 1000, SENT_MS + last_s * 1000)
+        policy = replace(SHARED, doubted_ms=doubted_ms)
+
+        assert counts_for_absence(a_sent(), a_pass(), policy) is is_believed
+
     @pytest.mark.parametrize("count", range(5))
     def test_three_passes_prove_absence(self, count: int) -> None:
         assert is_absent(a_sent(), count, SHARED) is (count >= 3)

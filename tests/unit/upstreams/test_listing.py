@@ -64,6 +64,7 @@ def test_all_that_tells_tasks_apart_is_read(dialect: object) -> None:
                 resolution="480p",
                 ratio="16:9",
                 duration_s=5,
+                updated_at_ms=(CREATED_AT_S + 5) * 1000,
                 observation=Observation(
                     "running",
                     {
