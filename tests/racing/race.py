@@ -146,7 +146,7 @@ def run_race(race: Race) -> Sequence[JsonObject]:
         cwd=REPOSITORY,
         env=make_environment(),
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stderr[-40000:]
     told: list[JsonObject] = json.loads(done.stdout)
     return told
 
