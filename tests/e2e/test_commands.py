@@ -272,7 +272,7 @@ def test_a_sandbox_on_a_folder_in_use_is_refused(gateway: Gateway, captured: Cap
 
 
 def test_a_terminal_gets_a_table_and_a_progress_bar(gateway: Gateway, client: httpx.Client) -> None:
-    task_id = submit(client, "sandbox:queued=0 sandbox:run=30")
+    task_id = submit(client, "sandbox:queued=0 sandbox:run=120")  # longer than a command's start
 
     exit_code, waited = run_on_a_terminal(gateway, "tasks", "wait", task_id)
     _, listed = run_on_a_terminal(gateway, "tasks", "list")
