@@ -26,9 +26,9 @@ from tests.simulation.oracle import Oracle
 from tests.simulation.receivers import Receivers
 from tests.simulation.world import World, WorldWeather
 
-_IDLE_SHARE: Final = 1.0
-_REST_S_MAX: Final = 60.0
-_QUIET_SHARE: Final = 1 / 3
+_IDLE_SHARE: Final = 1.5
+_REST_S_MAX: Final = 90.0
+_QUIET_SHARE: Final = 1 / 2
 _QUIET_REST_S_MAX: Final = 12 * 3600.0
 _START_AGAIN_S: Final = 2.0
 _CLEARINGS_MAX: Final = 20

@@ -18,10 +18,7 @@ from tests.simulation.upstream import SimulatedUpstream
 
 SEEDS_MAX = 25
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
-    pytest.mark.long,
-]
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 
 
 def send_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,34 +115,52 @@ def forget_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "_find_claimed", forgetting)
 
 
+Mistake = Callable[[pytest.MonkeyPatch], None]
+
+
+def find_noticing_seed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, mistake: Mistake, said: str
+) -> int | None:
+    """Return the seed in which the judge first says what is wrong; None if it does in none."""
+    mistake(monkeypatch)
+    for seed in range(1, SEEDS_MAX + 1):
+        if any(said in violation for violation in run_seed(machine, seed).violations):
+            return seed
+    return None
+
+
 @pytest.mark.parametrize(
     ("mistake", "said"),
     [
         (send_again, "P2"),
         (release_lost, "P8"),
-        (believe_absence, "P8"),
         (charge_the_quote, "P6"),
         (forget_a_balance, "P7"),
+        (send_first, "P4"),
+    ],
+)
+def test_a_mistake_is_noticed_within_a_few_seeds(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, mistake: Mistake, said: str
+) -> None:
+    assert find_noticing_seed(machine, monkeypatch, mistake, said)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        (believe_absence, "P8"),
         (show_to_anybody, "was shown to"),
         (join_nobody, "P3"),
         (let_all_in, "P4"),
-        (send_first, "P4"),
         (tell_nobody, "P10"),
         (forget_keys, "P2"),
     ],
 )
-def test_a_mistake_is_noticed_within_a_few_seeds(
-    machine: Machine,
-    monkeypatch: pytest.MonkeyPatch,
-    mistake: Callable[[pytest.MonkeyPatch], None],
-    said: str,
+def test_a_mistake_that_needs_an_occasion_is_noticed_as_well(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, mistake: Mistake, said: str
 ) -> None:
-    mistake(monkeypatch)
+    seed = find_noticing_seed(machine, monkeypatch, mistake, said)
 
-    found: list[str] = []
-    for seed in range(1, SEEDS_MAX + 1):
-        found += run_seed(machine, seed).violations
-        if any(said in violation for violation in found):
-            print(f"{mistake.__name__}: noticed in seed {seed}")
-            return
-    pytest.fail(f"{mistake.__doc__} Nobody noticed; said was {found[:5]}")
+    print(f"{mistake.__name__}: noticed in seed {seed}")
+    assert seed

@@ -1,19 +1,19 @@
 """A state machine over all that can be done to a gateway: the promises hold after each step.
 
-Hypothesis chooses the steps, and shrinks those that break a promise to the fewest. Time is virtual;
-what a step begins goes on while later ones are made, unless they let it end.
+Hypothesis chooses the steps; the long run shrinks those that break a promise to the fewest. Time is
+virtual; what a step begins goes on while later ones are made, unless they let it end.
 """
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Sequence
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -30,7 +30,7 @@ from tests.simulation.machine import Machine, Settings
 from tests.simulation.operators import ACTS
 from tests.simulation.receivers import Receiver
 from tests.simulation.rig import Conditions, Rig
-from tests.simulation.run import await_quiet
+from tests.simulation.run import Report, await_quiet, report_of, summarize
 from tests.simulation.world import Echo, Fate, WorldWeather
 
 DAY_MS = 86_400_000
@@ -52,11 +52,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:R
 
 @cache
 def a_machine() -> Machine:
-    return Machine(Path(tempfile.mkdtemp(prefix="simulation-")))
+    with tempfile.TemporaryDirectory() as folder:  # nothing of it is used later
+        return Machine(Path(folder))
 
 
 class GatewayUnderTest(RuleBasedStateMachine):
     """One deployment from its first start to the day on which nothing moves any more."""
+
+    reports: ClassVar[list[Report]]
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,6 +77,7 @@ class GatewayUnderTest(RuleBasedStateMachine):
         echo=st.sampled_from(Echo),
         lag_s=st.sampled_from([0.0, 60.0]),
         receiver=st.sampled_from(Receiver),
+        clients=st.lists(st.tuples(st.sampled_from(Fate), PATIENCE_S), min_size=1, max_size=4),
     )
     def begin(
         self,
@@ -85,7 +89,9 @@ class GatewayUnderTest(RuleBasedStateMachine):
         echo: Echo,
         lag_s: float,
         receiver: Receiver,
+        clients: list[tuple[Fate, float | None]],
     ) -> None:
+        """Start the gateway, with some clients who want something at once."""
         conditions = Conditions(
             settings=Settings(
                 has_callbacks=has_callbacks, is_exclusive=is_exclusive, unknown_policy=policy
@@ -96,6 +102,9 @@ class GatewayUnderTest(RuleBasedStateMachine):
         self.draws = Random(f"{seed}:steps")
         self.rig = Rig(a_machine(), seed, conditions, is_traced=True)
         self.do(self.rig.start())
+        for fate, patience_s in clients:
+            self.rig.world.next_fates.append(fate)
+            self.submit(patience_s, 0.0)
 
     @rule(fate=st.sampled_from(Fate))
     def foresee(self, fate: Fate) -> None:
@@ -206,6 +215,7 @@ class GatewayUnderTest(RuleBasedStateMachine):
             self.do(asyncio.wait(self.under_way) if self.under_way else asyncio.sleep(0))
             self.do(await_quiet(rig))
             self.judge(rig.oracle.judge())
+            self.reports.append(report_of(rig))
         finally:
             rig.clear()
 
@@ -238,25 +248,40 @@ class GatewayUnderTest(RuleBasedStateMachine):
         assert not found, "\n".join([*found, *self.rig.trace_lines[-60:]])
 
 
-def run(examples_count: int, steps_count: int) -> None:
+def run(
+    examples_count: int, steps_count: int, phases: Sequence[Phase] = (Phase.generate,)
+) -> list[Report]:
+    """Try so many sequences of steps; return a report of each."""
+
+    class Reporting(GatewayUnderTest):
+        reports: ClassVar[list[Report]] = []
+
     run_state_machine_as_test(
-        GatewayUnderTest,
+        Reporting,
         settings=settings(
             max_examples=examples_count,
             stateful_step_count=steps_count,
+            phases=phases,
             derandomize=True,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+    return Reporting.reports
 
 
 def test_promises_hold_after_each_step() -> None:
-    run(examples_count=25, steps_count=25)
+    reports = run(examples_count=25, steps_count=25)
+
+    assert sum(report.check_count for report in reports) > 500
+    assert sum(report.task_count for report in reports) > 25
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_promises_hold_after_each_step_of_many() -> None:
-    run(examples_count=1500, steps_count=60)
+    phases = (Phase.generate, Phase.shrink)  # which may take its time
+    reports = run(examples_count=1500, steps_count=60, phases=phases)
+
+    print(f"\n{summarize(reports)}")
