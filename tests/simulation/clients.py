@@ -62,7 +62,6 @@ class Wish:
     sends: list[Sent] = field(default_factory=list)
     seen: dict[str, list[str]] = field(default_factory=dict)
     """By task id, the statuses that were shown, one after the other."""
-    was_cancelled: bool = False
     other_prompts: list[str] = field(default_factory=list)
     """Those of other requests that were sent under the same key."""
 
@@ -101,6 +100,7 @@ class Clients:
         self.wishes: list[Wish] = []
         self.complaints: list[str] = []
         """Answers that no client may ever get."""
+        self._deleted_ids: set[str] = set()
 
     async def run(self, count: int, within_s: float) -> None:
         """Let `count` wishes come up within a time, and each client go through with its own."""
@@ -227,6 +227,8 @@ class Clients:
         """Note a status that was shown. Statuses go forward, and no known task is unknown."""
         if reply is None or reply.status in {503, 504}:
             return
+        if reply.status == 404 and task_id in self._deleted_ids:
+            return  # one that had ended is out of view
         if reply.status != 200:
             self.complaints.append(f"wish {wish.number}: {task_id} reads {reply.status}")
             return
@@ -239,10 +241,9 @@ class Clients:
         seen.append(status)
 
     async def cancel(self, wish: Wish, task_id: str) -> None:
+        self._deleted_ids.add(task_id)
         reply = await self._ask(wish, "DELETE", f"{wish.path}/{task_id}")
-        if reply is not None and reply.status == 200:
-            wish.was_cancelled = True
-        elif reply is not None and reply.status not in {404, 409, 429, 503, 504}:
+        if reply is not None and reply.status not in {200, 404, 409, 429, 503, 504}:
             self.complaints.append(f"wish {wish.number}: cancel answered {reply.status}")
 
     async def list_own(self, wish: Wish) -> None:

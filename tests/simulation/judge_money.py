@@ -114,7 +114,7 @@ def _is_true(
         "not_sent": not received,
         "cancelled": task is not None and (status == "cancelled" or task.is_deleted),
         "absent": _is_absent(truth, row, made),
-        "disputed": bool(received) and _is_quiet(truth, row),
+        "disputed": _is_quiet(truth, row),  # also if it was never sent: who could tell?
     }.get(evidence, False)
 
 

@@ -144,6 +144,8 @@ def _is_unjoined(truth: Truth, wish: Wish, first: Received, second: Received) ->
         return False
     if before.status != 0 or before.connection.is_answered:
         return False
+    if any(sent.task_id == first.attempt_id for sent in wish.sends):
+        return False  # it was given to one who came again, and who comes yet again wants another
     if before.ended_s is None:
         return False
     is_clock_steady = not any(before.at_s <= at_s <= second.at_s for at_s in truth.jumps_s)
