@@ -231,6 +231,8 @@ def _write(
         free = [each for each in candidates if not orphans.list_of_task(conn, each)]
         task_id = (free or candidates)[0]
     is_new = orphans.record(conn, replace(orphan, task_id=task_id))
+    if not is_new:  # another process may have found another task for it meanwhile
+        task_id = orphans.find_task_id(conn, orphan) or task_id
     booked = None
     if task_id is not None and event_of(task.status) is Event.SUCCEEDED:
         booked = _book_loss(conn, task_id, orphan, task, at_ms)

@@ -13,6 +13,13 @@ import sqlalchemy as sa
 from gateway.storage.schema import orphans
 
 _IDS_PER_QUERY: Final = 500
+# Several may find one at the same time: who comes second waits for the first, then adds nothing.
+_ADD: Final = sa.text(
+    "INSERT INTO orphans (upstream, credential, upstream_task_id, task_id, found_at_ms, "
+    "created_at_ms, status, is_proved) VALUES (:upstream, :credential, :upstream_task_id, "
+    ":task_id, :found_at_ms, :created_at_ms, :status, :is_proved) "
+    "ON CONFLICT (upstream, credential, upstream_task_id) DO NOTHING"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +41,8 @@ class StoredOrphan:
 
 def record(conn: sa.Connection, orphan: StoredOrphan) -> bool:
     """Write a new orphan, or how one that is known stands now. False if it was known."""
-    updated = conn.execute(
-        sa.update(orphans)
-        .where(*_is(orphan))
-        .values(status=orphan.status, **({"is_proved": 1} if orphan.is_proved else {}))
-    )
-    if updated.rowcount:
-        return False
-    conn.execute(
-        sa.insert(orphans),
+    added = conn.execute(
+        _ADD,
         {
             "upstream": orphan.upstream,
             "credential": orphan.credential,
@@ -54,7 +54,20 @@ def record(conn: sa.Connection, orphan: StoredOrphan) -> bool:
             "is_proved": int(orphan.is_proved),
         },
     )
-    return True
+    if added.rowcount:
+        return True
+    conn.execute(
+        sa.update(orphans)
+        .where(*_is(orphan))
+        .values(status=orphan.status, **({"is_proved": 1} if orphan.is_proved else {}))
+    )
+    return False
+
+
+def find_task_id(conn: sa.Connection, orphan: StoredOrphan) -> str | None:
+    """Return the task that a recorded orphan is believed to have come of."""
+    found = sa.select(orphans.c.task_id).where(*_is(orphan))
+    return conn.execute(found).scalar_one_or_none()
 
 
 def find_step(conn: sa.Connection, orphan: StoredOrphan) -> int | None:

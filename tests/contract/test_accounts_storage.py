@@ -1,5 +1,6 @@
 """What the store knows of upstream accounts: what is lost, what is known, orphans, facts."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -229,6 +230,20 @@ async def test_the_last_admission_before_a_moment_is_found(database: Database) -
 
     assert await database.read(accounts.find_last_admission, NOW_MS + 1000) == NOW_MS + 100
     assert await database.read(accounts.find_last_admission, NOW_MS) == 0
+
+
+async def test_an_orphan_that_several_find_at_once_is_new_to_one(place: Place) -> None:
+    databases = [await place.open() for _ in range(4)]
+    orphans_found = [
+        StoredOrphan("ark", "main", f"up-{number}", NOW_MS, "running") for number in range(8)
+    ]
+    for orphan in orphans_found:
+        told = await asyncio.gather(*(each.write(orphans.record, orphan) for each in databases * 2))
+        assert sorted(told) == [False] * 7 + [True]
+
+    assert await databases[0].read(orphans.count) == (0, 8)
+    for each in databases:
+        await each.close()
 
 
 async def test_an_orphan_is_recorded_once_and_brought_up_to_date(database: Database) -> None:

@@ -102,9 +102,6 @@ async def run_settlements(race: Race) -> None:
     assert min(books.outcomes["settled"], books.outcomes["released"]) > race.attempts_count // 20
 
 
-@pytest.mark.parametrize(
-    "place", ["sqlite", pytest.param("postgres", marks=pytest.mark.long)], indirect=True
-)
 async def test_eight_observers_a_callback_a_sweeper_a_cancel_settle_once(race: Race) -> None:
     await run_settlements(race)
 
