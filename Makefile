@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # More than the cores of a small machine: the tests wait more than they compute.
 WORKERS ?= 3
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DATA ?= .data
 ARGS ?=

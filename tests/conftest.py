@@ -22,6 +22,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(report.capstdout.strip())
 
 
+_ROOMS_THAT_WAIT = ("chaos", "e2e", "simulation", "contract", "integration")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long-winded rooms: many workers end together on many small tests."""
+    ranks = {room: rank for rank, room in enumerate(_ROOMS_THAT_WAIT)}
+    items.sort(key=lambda item: ranks.get(item.nodeid.split("/")[1], len(ranks)))
+
+
 @pytest.fixture(autouse=True)
 def _books_add_up(request: pytest.FixtureRequest) -> Iterator[None]:
     """After each test, the books of every gateway database in its folder add up.

@@ -18,7 +18,12 @@ from tests.chaos.upstream import Sandbox, credential_of, run_upstream
 from tests.support.oracle import Books, find_differences, read_books
 
 DAY_S: Final = 86_400.0
-JUMPS: Final = (-DAY_S, -3600.0, 3600.0, DAY_S)
+JUMPS: Final = (
+    -DAY_S,
+    pytest.param(-3600.0, marks=pytest.mark.long),
+    pytest.param(3600.0, marks=pytest.mark.long),
+    DAY_S,
+)
 STEP_S: Final = 60.0
 PATIENCE_S: Final = 1800.0
 """How long after a jump a task may take to its end: about as long as without one."""

@@ -129,6 +129,9 @@ async def test_of_thousands_of_attempts_exactly_the_cap_is_granted(
     assert sum(each["sent"] for each in told) == 1000
 
 
+@pytest.mark.parametrize(
+    "place", ["sqlite", pytest.param("postgres", marks=pytest.mark.long)], indirect=True
+)
 async def test_who_reads_first_and_writes_then_grants_too_much(race: Race) -> None:
     """The positive control: were budgets kept like this, the races above would fail."""
     told = await run_capped(replace(race, act="submit_naively"), Metric.MONEY, 5)
@@ -164,8 +167,9 @@ async def run_churn(race: Race) -> None:
     ]
 
 
+@pytest.mark.long
 async def test_tasks_that_begin_and_end_at_once_leave_books_that_agree(race: Race) -> None:
-    await run_churn(replace(race, racers_count=8, attempts_count=8, seed=1))
+    await run_churn(replace(race, racers_count=8, attempts_count=30, seed=1))
 
 
 @pytest.mark.parametrize("place", ["postgres"], indirect=True)
@@ -176,7 +180,7 @@ async def test_no_two_transactions_ever_wait_for_each_other(
     log = postgres_server.folder / "log"
     before = log.read_text().count("deadlock detected")
 
-    await run_churn(replace(race, racers_count=8, attempts_count=30, seed=2))
+    await run_churn(replace(race, racers_count=8, attempts_count=20, seed=2))
 
     assert log.read_text().count("deadlock detected") == before
 

@@ -27,7 +27,7 @@ from tests.racing.race import (
 )
 from tests.support.sums import find_wrong_sums
 
-ROUNDS = 50
+ROUNDS = 20
 ROUNDS_LONG = 1000
 ACCOUNTS = (("default", "KeyA"), ("films", "KeyB"))
 

@@ -238,7 +238,14 @@ def run_older_release(folder: Path, *arguments: str) -> subprocess.CompletedProc
 
 @pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
-    "line", ["serve --sandbox", "keys create --project default", "tasks list", "doctor", "migrate"]
+    "line",
+    [
+        "serve --sandbox --port 0",
+        "keys create --project default",
+        "tasks list",
+        "doctor",
+        "migrate",
+    ],
 )
 async def test_a_release_that_does_not_know_the_schema_says_so_and_changes_nothing(
     old: Old, runtime: Runtime, line: str

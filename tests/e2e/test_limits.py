@@ -36,9 +36,9 @@ def submit(client: httpx.Client) -> int:
     ("options", "status"),
     [
         (("--metric", "money", "--window", "day"), 402),
-        (("--metric", "videos", "--window", "month"), 402),
-        (("--metric", "seconds", "--window", "ever"), 402),
-        (("--metric", "tokens", "--window", "day"), 402),
+        pytest.param(("--metric", "videos", "--window", "month"), 402, marks=pytest.mark.long),
+        pytest.param(("--metric", "seconds", "--window", "ever"), 402, marks=pytest.mark.long),
+        pytest.param(("--metric", "tokens", "--window", "day"), 402, marks=pytest.mark.long),
         (("--metric", "tasks"), 429),
     ],
 )

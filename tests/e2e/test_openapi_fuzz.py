@@ -71,7 +71,7 @@ def fuzz(gateway: Gateway, folder: Path, *options: str) -> None:
 def test_answers_to_made_up_requests_are_as_described(
     fuzzed_gateway: Gateway, tmp_path: Path
 ) -> None:
-    fuzz(fuzzed_gateway, tmp_path, "--phases", "examples,fuzzing", "--max-examples", "10")
+    fuzz(fuzzed_gateway, tmp_path, "--phases", "examples,fuzzing", "--max-examples", "5")
 
 
 def test_answers_to_reads_at_every_boundary_are_as_described(

@@ -16,7 +16,7 @@ READS_PER_THREE_MINUTES_MAX = 12
 
 @pytest.mark.parametrize(
     "duration_s",
-    [pytest.param(15, id="15s"), pytest.param(60, id="60s", marks=pytest.mark.long)],
+    [pytest.param(8, id="8s"), pytest.param(60, id="60s", marks=pytest.mark.long)],
 )
 def test_64_clients_polling_one_task_cost_the_upstream_next_to_nothing(
     start_gateway: StartGateway, duration_s: float

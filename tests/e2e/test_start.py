@@ -32,6 +32,7 @@ LOOPBACK_URL = re.compile(r"http://127\.0\.0\.1:[1-9][0-9]*")
 TEST_KEY = re.compile(r"sg_test_[0-9A-Za-z]{61}")
 
 
+@pytest.mark.long
 def test_the_time_from_start_to_first_answer_is_reported(
     tmp_path: Path,
     captured: Captured,

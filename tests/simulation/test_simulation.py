@@ -13,7 +13,7 @@ from tests.simulation.machine import Machine
 from tests.simulation.plan import make_plan
 from tests.simulation.run import Report, Simulation, run_seed, summarize
 
-SAMPLE_COUNT = 20
+SAMPLE_COUNT = 12
 LONG_COUNT = 10_000
 CHUNK_COUNT = 100
 SURVIVED = (
