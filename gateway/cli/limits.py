@@ -88,11 +88,12 @@ def show(
 
     What is left of a rate is known to the server alone: `GET /seedance/limits` tells it to the key.
     """
-    from gateway.services import limiting
+    from gateway.services import bookkeeping, limiting
 
     _check_scope(org=org, project=project, key=key, is_required=False)
 
     async def act(runtime: "Runtime") -> list["LimitUse"]:
+        runtime = await bookkeeping.follow_terms(runtime)
         if org or project is not None or key is not None:
             return list(
                 await limiting.list_use(runtime, await _find_account(runtime, project, key))

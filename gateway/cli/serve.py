@@ -37,7 +37,7 @@ from gateway.runtime import make_private_folder, open_runtime, write_private_fil
 from gateway.sandbox.server import RunningSandbox, run_sandbox
 from gateway.sandbox.settings import SandboxSettings
 from gateway.sandbox.store import StateInUseError
-from gateway.services import admin, replaying, restoring, sweeping
+from gateway.services import admin, bookkeeping, replaying, restoring, sweeping
 from gateway.services.auth import authenticate
 from gateway.services.observing import find_orphans
 from gateway.worker.loops import build_loops
@@ -358,6 +358,7 @@ async def _started_sandbox(config: Config) -> AsyncIterator[RunningSandbox]:
 
 async def _prepare(runtime: Runtime, *, is_simulated: bool) -> str | None:
     """Make sure of project `default`, the bootstrap key and, for the sandbox, a kept key."""
+    await bookkeeping.settle_terms(runtime, is_trial=is_simulated)
     await admin.ensure_default_project(runtime)
     await sweeping.announce(runtime)
     await replaying.replay(runtime)

@@ -192,6 +192,11 @@ def find(conn: sa.Connection, task_id: str) -> Reservation | None:
     return None if row is None else _reservation(row)
 
 
+def has_holds(conn: sa.Connection) -> bool:
+    """Whether anything was ever held."""
+    return conn.execute(sa.select(sa.exists().select_from(reservations))).scalar_one()
+
+
 def list_entries(conn: sa.Connection, task_id: str) -> Sequence[Entry]:
     """Return the task's entries in order."""
     rows = conn.execute(

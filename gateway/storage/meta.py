@@ -12,6 +12,7 @@ from gateway.storage.schema import meta
 _PEPPER_CHECK: Final = "pepper_check"
 _PEPPER_COPY_CHECK: Final = "pepper_copy_check"
 _RESTORED: Final = "restored_at_ms"
+_BOOK_TERMS: Final = "book_terms"
 _ACCOUNTS: Final = "account:"
 
 
@@ -68,6 +69,16 @@ def clear_restored(conn: sa.Connection, at_ms: int) -> bool:
         sa.delete(meta).where(meta.c.name == _RESTORED, meta.c.value == str(at_ms))
     )
     return deleted.rowcount == 1
+
+
+def find_book_terms(conn: sa.Connection) -> str | None:
+    """Return what the books are kept in, as JSON; None if that was never noted."""
+    return _find(conn, _BOOK_TERMS)
+
+
+def put_book_terms(conn: sa.Connection, terms: str) -> None:
+    """Note what the books are kept in."""
+    _put(conn, _BOOK_TERMS, terms)
 
 
 def find_of_account(conn: sa.Connection, upstream: str, credential: str) -> Mapping[str, str]:
