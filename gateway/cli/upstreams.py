@@ -61,7 +61,10 @@ def list_orphans(
             "credential": each.credential,
             "upstream_task_id": each.upstream_task_id,
             "status": each.status,
+            "model": each.model,
+            "tokens": each.tokens,
             "task_id": each.task_id,
+            "is_proved": each.is_proved,
             "found_at": rfc3339(each.found_at_ms),
         }
         for each in common.run(act)

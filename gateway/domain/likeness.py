@@ -54,6 +54,8 @@ class Policy:
     doubted_ms: tuple[int, int] | None = None
     """Dates that the clock was set past, or back over. What was dated before them, in them and
     after them has no order, and no date that could be compared."""
+    lost_ms: tuple[int, int] | None = None
+    """Between which dates tasks were made that a restore of the database has lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,27 @@ def is_timely(sent: Sent, task: ListedTask, policy: Policy) -> bool | None:
         return None
     start_ms, end_ms = window_ms(sent, policy)
     return start_ms <= task.created_at_ms <= end_ms
+
+
+def may_be_lost(task: ListedTask, policy: Policy) -> bool:
+    """Whether a task of nobody's may be one that a restore has lost."""
+    if policy.lost_ms is None:
+        return False
+    first_ms, last_ms = policy.lost_ms
+    return (
+        task.created_at_ms is None
+        or first_ms - policy.skew_ms
+        <= task.created_at_ms
+        <= last_ms + policy.late_ms + policy.skew_ms
+    )
+
+
+def may_be_restored(sent: Sent, policy: Policy) -> bool:
+    """Whether a task of an attempt's time may as well be one that a restore has lost."""
+    if policy.lost_ms is None:
+        return False
+    start_ms, end_ms = window_ms(sent, policy)
+    return start_ms <= policy.lost_ms[1] and end_ms >= policy.lost_ms[0]
 
 
 def is_too_early(sent: Sent, task: ListedTask, policy: Policy) -> bool:

@@ -27,6 +27,8 @@ from gateway.domain.likeness import (
     is_marked,
     is_timely,
     is_too_early,
+    may_be_lost,
+    may_be_restored,
     share_a_clock,
     window_ms,
 )
@@ -57,6 +59,8 @@ class Control:
     upstream_task_id: str
     sent_at_ms: int
     accepted_at_ms: int
+    seed: int | None = None
+    """What it was sent with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,8 @@ class Verdict:
     orphans: tuple[Orphan, ...] = ()
     unseen: tuple[str, ...] = ()
     """Lost tasks that no listed task can be: `counts_for_absence` says if that counts."""
+    undecided_ids: frozenset[str] = field(default=frozenset(), compare=False)
+    """Listed tasks that may be of an attempt whose answer is waited for: not decided yet."""
     is_shared: bool = False
     """Other software uses the account, though the policy says it does not: switch exclusion off,
     loudly. No task was adopted by exclusion."""
@@ -125,7 +131,7 @@ def match(sent: Sequence[Sent], seen: Pass, known_ids: Collection[str], policy: 
     unowned = _find_orphans(rest)
     excluded = _Matched()
     is_shared = False
-    if policy.exclusion and share_a_clock(_dates_of(sent, seen), policy):
+    if _may_exclude(sent, seen, policy):
         pairs = arrange(rest.fits)
         is_shared = pairs is None or _has_stranger(unowned, policy)
         if pairs is not None and not is_shared:
@@ -141,7 +147,19 @@ def match(sent: Sequence[Sent], seen: Pass, known_ids: Collection[str], policy: 
             for key, each in left.sent.items()
             if each.standing is Standing.LOST and key not in claimable
         ),
+        undecided_ids=frozenset(left.possible) - {each.listed.upstream_task_id for each in unowned},
         is_shared=is_shared,
+    )
+
+
+def _may_exclude(sent: Sequence[Sent], seen: Pass, policy: Policy) -> bool:
+    """Whether every listed task came of some attempt, and their dates can be compared."""
+    return (
+        policy.exclusion
+        and share_a_clock(_dates_of(sent, seen), policy)
+        and not any(
+            may_be_restored(each, policy) for each in sent if each.standing is not Standing.GIVEN_UP
+        )
     )
 
 
@@ -161,6 +179,15 @@ def is_healthy(seen: Pass, policy: Policy, service_tier: str = DEFAULT_TIER) -> 
         <= task.created_at_ms
         <= control.accepted_at_ms + policy.skew_ms
         for task in shown
+    )
+
+
+def shows_seed_of_control(seen: Pass) -> bool:
+    """Whether a list shows the seed that a control was sent with: it gives back seeds."""
+    seeds = {control.upstream_task_id: control.seed for control in seen.controls.values()}
+    return any(
+        task.seed is not None and seeds.get(task.upstream_task_id) == task.seed
+        for task in seen.items
     )
 
 
@@ -416,6 +443,7 @@ def _has_stranger(orphans: Iterable[Orphan], policy: Policy) -> bool:
         not orphan.task_ids
         and orphan.listed.created_at_ms is not None
         and orphan.listed.created_at_ms >= policy.dedicated_since_ms
+        and not may_be_lost(orphan.listed, policy)
         for orphan in orphans
     )
 

@@ -75,6 +75,9 @@ def policy_of(runtime: Runtime, upstream: str, facts: Mapping[str, str], now_ms:
         pass_count_min=submit.absence_passes_min,
         doubted_ms=read_span(facts.get(AccountFact.DOUBTED_MS)),
     )
+    lost_ms = read_span(facts.get(AccountFact.LOST_MS))
+    if lost_ms is not None and now_ms - lost_ms[1] < LISTED_MS:
+        policy = replace(policy, lost_ms=lost_ms)
     probed = facts.get(AccountFact.PROBE)
     return policy if probed is None else apply_report(policy, report_from_json(json.loads(probed)))
 

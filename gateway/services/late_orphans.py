@@ -2,7 +2,9 @@
 
 One that came of a task which was given up is late: nobody is charged for it, and what the upstream
 bills is the organization's loss. One of nobody's is recorded only where it must be the gateway's;
-else it is counted as foreign. None is cancelled by itself, and none reopens a task.
+else it is counted as foreign, and so is one whose seed is another than that of each submission it
+may be of, in a list that shows the seed which its control was sent with. None is cancelled by
+itself, and none reopens a task.
 """
 
 from collections.abc import Sequence
@@ -10,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from gateway.domain.attempts import ListedTask
-from gateway.domain.billing import EntryKind, Evidence, EvidenceKind, Reservation
-from gateway.domain.likeness import is_marked
+from gateway.domain.billing import NO_USAGE, EntryKind, Evidence, EvidenceKind, Reservation
+from gateway.domain.likeness import is_marked, may_be_lost
 from gateway.domain.markers import find_safety_marker, is_marked_expiry
 from gateway.domain.quotes import settled_usage
-from gateway.domain.reconciling import Orphan
+from gateway.domain.reconciling import Orphan, shows_seed_of_control
 from gateway.domain.tasks import Event, Task, event_of
 from gateway.ports import Runtime, Upstream
 from gateway.services.holding import has_ended, resolve_held
@@ -46,23 +48,21 @@ async def record_orphans(
     upstream: Upstream,
     credential: str,
     judged: Judged,
-    lost_since_ms: int | None = None,
 ) -> tuple[int, int]:
-    """Record the orphans that a list shows; return how many are new, and how many are foreign.
-
-    After a restore, tasks of nobody's that were made since `lost_since_ms` are taken for the
-    gateway's.
-    """
+    """Record the orphans that a list shows; return how many are new, and how many are foreign."""
     new_count = foreign_count = 0
     listed = {task.upstream_task_id: task for task in judged.seen.items}
     for known_id, stored in judged.orphans.items():
-        await _note(runtime, stored, listed[known_id], ())
+        task = listed[known_id]
+        if stored.is_proved or not _is_of_others(judged, task, [stored.task_id]):
+            await _note(runtime, stored, task, ())
     siblings = await _list_siblings(runtime, upstream, credential, judged)
     for orphan in judged.verdict.orphans:
         task = orphan.listed
         if any(is_marked(each.sent, task) for each in siblings):
             continue  # the other credential's own readings see to it
-        if not (orphan.task_ids or _is_ours(runtime, upstream.name, judged, task, lost_since_ms)):
+        task_ids = () if _is_of_others(judged, task, orphan.task_ids) else orphan.task_ids
+        if not (task_ids or _is_ours(runtime, upstream.name, judged, task)):
             foreign_count += 1
             continue
         found = StoredOrphan(
@@ -74,7 +74,7 @@ async def record_orphans(
             task.created_at_ms,
             is_proved=_is_proved(judged, orphan),
         )
-        new_count += await _note(runtime, found, task, orphan.task_ids)
+        new_count += await _note(runtime, found, task, task_ids)
     return new_count, foreign_count
 
 
@@ -104,7 +104,8 @@ async def note_shared(
         return
     verdict, policy = judged.verdict, judged.policy
     is_still_shared = is_audit and any(
-        _is_stranger(each, policy.dedicated_since_ms) for each in verdict.orphans
+        _is_stranger(each, policy.dedicated_since_ms) and not may_be_lost(each.listed, policy)
+        for each in verdict.orphans
     )
     if not (verdict.is_shared or is_still_shared):
         return
@@ -134,17 +135,24 @@ def _is_proved(judged: Judged, orphan: Orphan) -> bool:
     return is_exclusive or is_marked(sent, orphan.listed)
 
 
-def _is_ours(
-    runtime: Runtime, upstream: str, judged: Judged, task: ListedTask, lost_since_ms: int | None
-) -> bool:
+def _is_of_others(judged: Judged, task: ListedTask, task_ids: Sequence[str | None]) -> bool:
+    """Whether a list that shows the seeds it was sent shows that no such submission made a task."""
+    claimants = [judged.claimants.get(task_id or "") for task_id in task_ids]
+    seeds = [each.sent.attempt.markers.seed for each in claimants if each is not None]
+    return (
+        task.seed is not None
+        and bool(seeds)
+        and all(seed not in {None, task.seed} for seed in seeds)
+        and (judged.policy.echoes_seed or shows_seed_of_control(judged.seen))
+    )
+
+
+def _is_ours(runtime: Runtime, upstream: str, judged: Judged, task: ListedTask) -> bool:
     """Whether a task that belongs to none here must be the gateway's all the same."""
-    if lost_since_ms is not None and (
-        task.created_at_ms is None or task.created_at_ms >= lost_since_ms - judged.policy.skew_ms
-    ):
-        return True
     markers = runtime.config.upstream(upstream).markers
     return (
         judged.policy.exclusion
+        or may_be_lost(task, judged.policy)
         or find_safety_marker(task.safety_identifier) is not None
         or (markers.expires_after and is_marked_expiry(task.expires_after_s))
     )
@@ -176,9 +184,14 @@ async def _note(
     if status == orphan.status and not (is_billed and orphan.entry_step is None):
         await _resolve_held(runtime, orphan)
         return False
-    noted = await runtime.db.write(
-        _write, replace(orphan, status=status), task, candidates, runtime.clock.now_ms()
+    usage = settled_usage(task.observation.fields, NO_USAGE)
+    shown = replace(
+        orphan,
+        status=status,
+        model=task.model or orphan.model,
+        tokens=orphan.tokens if usage is None else usage.tokens,
     )
+    noted = await runtime.db.write(_write, shown, task, candidates, runtime.clock.now_ms())
     if noted is None:
         return False
     if noted.is_new:
@@ -189,6 +202,8 @@ async def _note(
             credential=orphan.credential,
             upstream_task_id=orphan.upstream_task_id,
             status=status,
+            model=shown.model,
+            tokens=shown.tokens,
         )
     if noted.loss_micros is not None:
         runtime.log.error(
@@ -199,7 +214,7 @@ async def _note(
             cost_micros=noted.loss_micros,
             currency=noted.currency,
         )
-    await _resolve_held(runtime, replace(orphan, status=status, task_id=noted.task_id))
+    await _resolve_held(runtime, replace(shown, task_id=noted.task_id))
     return noted.is_new
 
 
@@ -227,9 +242,9 @@ def _write(
         return None
     task_id = orphan.task_id
     if task_id is None and candidates:
-        # Of several that it may be of, one that has no orphan yet.
+        # Of several that it may be of, one that has no orphan yet: a submission makes one task.
         free = [each for each in candidates if not orphans.list_of_task(conn, each)]
-        task_id = (free or candidates)[0]
+        task_id = next(iter(free or (candidates if orphan.is_proved else ())), None)
     is_new = orphans.record(conn, replace(orphan, task_id=task_id))
     if not is_new:  # another process may have found another task for it meanwhile
         task_id = orphans.find_task_id(conn, orphan) or task_id

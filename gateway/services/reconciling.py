@@ -60,6 +60,8 @@ class Compared:
     orphans_count: int
     """Those that were recorded now."""
     foreign_count: int
+    undecided_count: int
+    """Those that may be of a submission whose answer is still waited for."""
     is_complete: bool
 
 
@@ -105,18 +107,18 @@ async def reconcile_due(runtime: Runtime, upstream: Upstream, credential: str) -
 
 
 async def compare_all(
-    runtime: Runtime, upstream: Upstream, credential: str, lost_since_ms: int
+    runtime: Runtime, upstream: Upstream, credential: str, lost_ms: tuple[int, int]
 ) -> Compared:
     """Compare an account's whole list with the tasks here, at once: after a restore.
 
-    Listed tasks that were made since `lost_since_ms` and belong to none here are taken for the
-    gateway's own, and recorded. Raises: UpstreamFault.
+    Listed tasks that were made in the time which is lost, and belong to none here, are taken for
+    the gateway's own and recorded, as long as they are listed. Raises: UpstreamFault.
     """
+    lost = (AccountFact.LOST_MS, f"{lost_ms[0]}:{lost_ms[1]}")
+    await runtime.db.write(meta.note_of_account, upstream.name, credential, *lost)
     facts = await runtime.db.read(meta.find_of_account, upstream.name, credential)
     facts = await _note_dedication(runtime, upstream.name, credential, facts)
-    return await _compare(
-        runtime, upstream, credential, facts, (), is_audit=True, lost_since_ms=lost_since_ms
-    )
+    return await _compare(runtime, upstream, credential, facts, (), is_audit=True)
 
 
 async def give_up(
@@ -143,7 +145,6 @@ async def _compare(
     due: Collection[str],
     *,
     is_audit: bool,
-    lost_since_ms: int | None = None,
 ) -> Compared:
     """Read, judge, and do what follows."""
     policy = policy_of(runtime, upstream.name, facts, runtime.clock.now_ms())
@@ -154,11 +155,8 @@ async def _compare(
     for dispute in judged.verdict.disputes if is_quiet else ():
         await _give_up_disputed(runtime, judged, dispute)
     await _count_passes(runtime, judged, due, is_quiet=is_quiet)
-    orphans_count, foreign_count = await record_orphans(
-        runtime, upstream, credential, judged, lost_since_ms
-    )
-    if lost_since_ms is None:
-        await note_shared(runtime, upstream.name, credential, judged, is_audit=is_audit)
+    orphans_count, foreign_count = await record_orphans(runtime, upstream, credential, judged)
+    await note_shared(runtime, upstream.name, credential, judged, is_audit=is_audit)
     if is_audit:
         counted = (AccountFact.FOREIGN_COUNT, str(foreign_count))
         await runtime.db.write(meta.note_of_account, upstream.name, credential, *counted)
@@ -169,6 +167,7 @@ async def _compare(
         len(adopted),
         orphans_count,
         foreign_count,
+        len(judged.verdict.undecided_ids),
         judged.seen.is_complete,
     )
 

@@ -44,7 +44,7 @@ async def compare_restored(runtime: Runtime) -> bool:
         await sweep_lost_submissions(runtime)
         lost_since_ms = await runtime.db.read(accounts.find_last_admission, restored_at_ms)
         compared = [
-            await _compare(runtime, upstream.name, credential, lost_since_ms)
+            await _compare(runtime, upstream.name, credential, (lost_since_ms, restored_at_ms))
             for upstream in runtime.upstreams.values()
             for credential in upstream.credentials
         ]
@@ -70,7 +70,7 @@ async def open_restored(runtime: Runtime, actor: str) -> bool:
     return await runtime.db.write(backup.open_restored, restored_at_ms, event)
 
 
-async def _compare(runtime: Runtime, name: str, credential: str, lost_since_ms: int) -> bool:
+async def _compare(runtime: Runtime, name: str, credential: str, lost_ms: tuple[int, int]) -> bool:
     """Return whether all was seen that the credential's upstream shows."""
     upstream = runtime.upstreams[name]
     if not upstream.supports_list:
@@ -78,7 +78,7 @@ async def _compare(runtime: Runtime, name: str, credential: str, lost_since_ms: 
             "reconciler.restore_compared", upstream=name, credential=credential, reason=NO_LIST
         )
         return True
-    compared = await compare_all(runtime, upstream, credential, lost_since_ms)
+    compared = await compare_all(runtime, upstream, credential, lost_ms)
     runtime.log.warning(
         "reconciler.restore_compared",
         upstream=name,
@@ -86,6 +86,7 @@ async def _compare(runtime: Runtime, name: str, credential: str, lost_since_ms: 
         listed_count=compared.listed_count,
         adopted_count=compared.adopted_count,
         orphans_count=compared.orphans_count,
+        undecided_count=compared.undecided_count,
         is_complete=compared.is_complete,
         reason=None if compared.is_complete else INCOMPLETE,
     )

@@ -4,6 +4,7 @@ An account is named by upstream and credential. Two credentials may be of one ac
 credential is replaced; so a task is known whichever credential of its upstream submitted it.
 """
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -225,11 +226,13 @@ def find_control(
             tasks.c.upstream_task_id,
             tasks.c.created_at_ms,
             task_transitions.c.at_ms.label("accepted_at_ms"),
+            attempts_table.c.markers,
         )
         # By the time of admission, which is what has an index.
         .select_from(reservations)
         .join(tasks, tasks.c.id == reservations.c.task_id)
         .join(task_transitions, task_transitions.c.task_id == tasks.c.id)
+        .outerjoin(attempts_table, attempts_table.c.task_id == tasks.c.id)
         .where(
             reservations.c.at_ms >= since_ms,
             reservations.c.at_ms <= accepted_before_ms,
@@ -246,7 +249,8 @@ def find_control(
     ).one_or_none()
     if row is None:
         return None
-    return Control(row.upstream_task_id, row.created_at_ms, row.accepted_at_ms)
+    seed = None if row.markers is None else json.loads(row.markers)["seed"]
+    return Control(row.upstream_task_id, row.created_at_ms, row.accepted_at_ms, seed)
 
 
 def find_last_admission(conn: sa.Connection, before_ms: int) -> int:

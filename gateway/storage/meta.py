@@ -25,6 +25,7 @@ class AccountFact(StrEnum):
     FOREIGN_COUNT = "foreign_count"  # how many tasks of others its last audit showed
     PROBE = "probe"  # which markers it gives back
     DOUBTED_MS = "doubted_ms"  # the dates that the clock was set past, or back over
+    LOST_MS = "lost_ms"  # the dates between which a restore has lost tasks
 
 
 def is_pepper(conn: sa.Connection, check: str, now_ms: int) -> bool:

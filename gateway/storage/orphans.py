@@ -16,8 +16,9 @@ _IDS_PER_QUERY: Final = 500
 # Several may find one at the same time: who comes second waits for the first, then adds nothing.
 _ADD: Final = sa.text(
     "INSERT INTO orphans (upstream, credential, upstream_task_id, task_id, found_at_ms, "
-    "created_at_ms, status, is_proved) VALUES (:upstream, :credential, :upstream_task_id, "
-    ":task_id, :found_at_ms, :created_at_ms, :status, :is_proved) "
+    "created_at_ms, status, is_proved, model, tokens) VALUES (:upstream, :credential, "
+    ":upstream_task_id, :task_id, :found_at_ms, :created_at_ms, :status, :is_proved, :model, "
+    ":tokens) "
     "ON CONFLICT (upstream, credential, upstream_task_id) DO NOTHING"
 )
 
@@ -37,6 +38,9 @@ class StoredOrphan:
     """Whether that is proved: by a marker, a callback, or the answer itself."""
     entry_step: int | None = None
     """The step of that task's entry in the ledger that bears what it costs."""
+    model: str | None = None
+    tokens: int | None = None
+    """As the upstream told them last."""
 
 
 def record(conn: sa.Connection, orphan: StoredOrphan) -> bool:
@@ -52,6 +56,8 @@ def record(conn: sa.Connection, orphan: StoredOrphan) -> bool:
             "created_at_ms": orphan.created_at_ms,
             "status": orphan.status,
             "is_proved": int(orphan.is_proved),
+            "model": orphan.model,
+            "tokens": orphan.tokens,
         },
     )
     if added.rowcount:
@@ -59,7 +65,12 @@ def record(conn: sa.Connection, orphan: StoredOrphan) -> bool:
     conn.execute(
         sa.update(orphans)
         .where(*_is(orphan))
-        .values(status=orphan.status, **({"is_proved": 1} if orphan.is_proved else {}))
+        .values(
+            status=orphan.status,
+            model=orphan.model,
+            tokens=orphan.tokens,
+            **({"is_proved": 1} if orphan.is_proved else {}),
+        )
     )
     return False
 
@@ -121,14 +132,12 @@ def list_newest(conn: sa.Connection, limit: int) -> Sequence[StoredOrphan]:
 
 
 def count(conn: sa.Connection) -> tuple[int, int]:
-    """Return how many there are of tasks that were given up, and how many of nobody's."""
+    """Return how many are proved to be of tasks that were given up, and how many are not."""
     rows = conn.execute(
-        sa.select(orphans.c.task_id.is_(None), sa.func.count()).group_by(
-            orphans.c.task_id.is_(None)
-        )
+        sa.select(orphans.c.is_proved, sa.func.count()).group_by(orphans.c.is_proved)
     )
     counts = {bool(row[0]): row[1] for row in rows}
-    return counts.get(False, 0), counts.get(True, 0)
+    return counts.get(True, 0), counts.get(False, 0)
 
 
 def _is(orphan: StoredOrphan) -> tuple[sa.ColumnElement[bool], ...]:
@@ -150,4 +159,6 @@ def _orphan(row: sa.Row[Any]) -> StoredOrphan:
         task_id=row.task_id,
         is_proved=bool(row.is_proved),
         entry_step=row.entry_step,
+        model=row.model,
+        tokens=row.tokens,
     )

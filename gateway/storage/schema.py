@@ -35,7 +35,7 @@ from gateway.domain.keys import KeyKind
 from gateway.domain.limits import Metric, Scope, Window
 from gateway.domain.tasks import Event, TaskState
 
-REVISIONS: Final = ("0001", "0002")
+REVISIONS: Final = ("0001", "0002", "0003")
 """Every revision of the schema, oldest first. Kept here so that a start needs no Alembic."""
 
 metadata: Final = MetaData(
@@ -402,6 +402,9 @@ orphans: Final = _table(
     Column("is_proved", _Int64, nullable=False),
     # The entry of that task which bears what it costs.
     Column("entry_step", _Int64),
+    # As the upstream told them last.
+    Column("model", Text),
+    Column("tokens", _Int64),
 )
 
 processes: Final = _table(
@@ -440,10 +443,13 @@ def _append_only_ddl(dialect: str) -> Sequence[str]:
     """Return the triggers by which the append-only tables refuse every change of a row."""
     if dialect == "sqlite":
         return [
-            f"CREATE TRIGGER {table.name}_no_{verb} BEFORE {verb.upper()} ON {table.name} "
-            f"BEGIN SELECT RAISE(ABORT, '{table.name} is append-only'); END"
-            for table in _APPEND_ONLY
-            for verb in ("update", "delete")
+            *(
+                f"CREATE TRIGGER {table.name}_no_{verb} BEFORE {verb.upper()} ON {table.name} "
+                f"BEGIN SELECT RAISE(ABORT, '{table.name} is append-only'); END"
+                for table in _APPEND_ONLY
+                for verb in ("update", "delete")
+            ),
+            *(_refuse_replacing(table) for table in _APPEND_ONLY),
         ]
     refuse = (
         "CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS "
@@ -457,3 +463,13 @@ def _append_only_ddl(dialect: str) -> Sequence[str]:
             for table in _APPEND_ONLY
         ),
     ]
+
+
+def _refuse_replacing(table: Table) -> str:
+    """Return a trigger of SQLite against INSERT OR REPLACE, which asks no other one."""
+    same = " AND ".join(f"{column.name} = NEW.{column.name}" for column in table.primary_key)
+    return (
+        f"CREATE TRIGGER {table.name}_no_replace BEFORE INSERT ON {table.name} "  # noqa: S608
+        f"WHEN EXISTS (SELECT 1 FROM {table.name} WHERE {same}) "
+        f"BEGIN SELECT RAISE(ABORT, '{table.name} is append-only'); END"
+    )

@@ -247,9 +247,9 @@ def next_due_at(conn: sa.Connection, upstream: str, credential: str) -> int | No
 
 
 def count_followed(conn: sa.Connection) -> Mapping[tuple[str, str], int]:
-    """Return how many tasks are to be followed, by upstream and credential."""
+    """Return how many tasks are to be followed or found, by upstream and credential."""
     route = (tasks.c.upstream, tasks.c.credential)
-    is_followed = tasks.c.state.in_(sorted(OBSERVED))
+    is_followed = tasks.c.state.in_(sorted({*OBSERVED, TaskState.UNKNOWN}))
     rows = conn.execute(sa.select(*route, sa.func.count()).where(is_followed).group_by(*route))
     return {(row[0], row[1]): row[2] for row in rows}
 

@@ -248,15 +248,17 @@ async def test_an_orphan_that_several_find_at_once_is_new_to_one(place: Place) -
 
 async def test_an_orphan_is_recorded_once_and_brought_up_to_date(database: Database) -> None:
     task = await give_up(database, 1, EvidenceKind.ABSENT)
-    late = StoredOrphan("ark", "main", "up-1", NOW_MS, "running", NOW_MS - 5, task.id)
+    late = StoredOrphan(
+        "ark", "main", "up-1", NOW_MS, "running", NOW_MS - 5, task.id, is_proved=True
+    )
     stranger = StoredOrphan("ark", "main", "up-2", NOW_MS + 1, "queued")
 
     assert await database.write(orphans.record, late)
     assert await database.write(orphans.record, stranger)
-    ended = replace(late, status="succeeded", found_at_ms=NOW_MS + 9)
+    ended = replace(late, status="succeeded", found_at_ms=NOW_MS + 9, model="m-1", tokens=49_005)
     assert not await database.write(orphans.record, ended)
 
-    now = replace(late, status="succeeded")
+    now = replace(late, status="succeeded", model="m-1", tokens=49_005)
     found = await database.read(orphans.find, "ark", "main", ["up-1", "up-9"])
     assert found == {"up-1": now}
     assert await database.read(orphans.list_of_task, task.id) == [now]

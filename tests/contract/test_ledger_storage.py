@@ -252,7 +252,7 @@ ENTRY: Final[dict[str, object]] = {
     **dict.fromkeys(("currency", "cost_currency"), "CNY"),
 }
 MALFORMED: Final[list[tuple[dict[str, object], str]]] = [
-    ({"step": 1, "kind": "hold", "evidence": None}, "(?i)unique"),  # the task has one
+    ({"step": 1, "kind": "hold", "evidence": None}, "(?i)unique|append-only"),  # the task has one
     ({"step": 2, "kind": "settle", "evidence": None}, "ledger_entries_proved_check"),
     ({"step": 4, "kind": "hold", "evidence": "ended"}, "ledger_entries_"),
     ({"step": 2, "kind": "loss", "evidence": "ended"}, "ledger_entries_"),

@@ -17,6 +17,7 @@ from gateway.storage import tasks
 from tests.support.clock import FakeClock
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.gated_database import GatedDatabase
+from tests.support.lost import lose
 
 BODY = {
     "model": "doubao-seedance-1-0-pro-250528",
@@ -469,4 +470,12 @@ async def test_tasks_of_an_upstream_that_is_configured_no_more_are_found(
     await submit(runtime, principal)
 
     assert await find_orphans(runtime, runtime.config.upstreams) == {}
+    assert await find_orphans(runtime, ()) == {("fake", "default"): 1}
+
+
+async def test_lost_submissions_of_an_upstream_that_is_configured_no_more_are_found(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream
+) -> None:
+    await lose(runtime, principal, upstream)
+
     assert await find_orphans(runtime, ()) == {("fake", "default"): 1}

@@ -509,6 +509,44 @@ async def test_tasks_of_others_in_a_shared_account_are_counted_and_not_recorded(
     assert not events_in(log_stream, "task.orphan_found")
 
 
+async def test_what_others_made_beside_a_lost_submission_is_no_loss_of_ours(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    """It has the same shape and was made in the same minute, but shows another seed."""
+    await accept(runtime, principal)
+    clock.advance(120)
+    task_id = await lose(runtime, principal, upstream, is_made=False)
+    upstream.make(upstream.submits[-1], "up-foreign")
+    upstream.listed[0] = replace(upstream.listed[0], seed=11)
+    upstream.shown["up-foreign"] = SUCCESS
+
+    await pass_time(runtime, upstream, clock, 3 * 3600)
+
+    assert await state_of(runtime, task_id) is TaskState.FAILED
+    assert not await orphans_of(runtime)
+    assert await losses_of(runtime, task_id) == []
+    assert await runtime.db.read(meta.count_foreign) == 1
+
+
+async def test_a_submission_makes_one_task_so_it_bears_one_loss(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    """Of two tasks that it may have made, in a list without seeds, one is somebody else's."""
+    upstream.echoes = False
+    await accept(runtime, principal)
+    clock.advance(120)
+    task_id = await lose(runtime, principal, upstream, is_made=False)
+    for name in ("up-a", "up-b"):
+        upstream.make(upstream.submits[-1], name)
+        upstream.shown[name] = SUCCESS
+
+    await pass_time(runtime, upstream, clock, 3 * 3600)
+
+    assert [orphan.task_id for orphan in await orphans_of(runtime)].count(task_id) == 1
+    assert len(await orphans_of(runtime)) == 2
+    assert len(await losses_of(runtime, task_id)) == 1
+
+
 async def test_a_task_that_comes_after_its_absence_was_proved_is_a_late_orphan(
     runtime: Runtime,
     principal: Principal,

@@ -34,7 +34,9 @@ from tests.support.lost import (
     events_in,
     find_task,
     lose,
+    losses_of,
     orphans_of,
+    pass_time,
     state_of,
 )
 
@@ -129,6 +131,44 @@ async def test_tasks_that_the_backup_does_not_know_are_orphans(
     (event,) = events_in(log_stream, "reconciler.restore_compared")
     assert (event["listed_count"], event["orphans_count"]) == (3, 1)
     assert event["is_complete"] is True
+
+
+@pytest.mark.parametrize("echoes", [True, False])
+async def test_an_unknown_submission_hides_no_task_that_the_restore_lost(
+    runtime: Runtime,
+    principal: Principal,
+    upstream: FakeUpstream,
+    clock: FakeClock,
+    log_stream: io.StringIO,
+    save: Callable[[], None],
+    open_restored: OpenRestored,
+    echoes: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """They are told of as undecided while they may be its, and recorded once they are not."""
+    upstream.echoes = echoes
+    await accept(runtime, principal)
+    clock.advance(120)
+    unknown_id = await lose(runtime, principal, upstream, is_made=False)
+    save()
+    clock.advance(20)
+    lost = [await accept(runtime, principal) for _ in range(3)]
+    upstream.shown |= {str(task.upstream_task_id): SUCCESS for task in lost}
+    clock.advance(60)
+
+    async with open_restored() as restored:
+        await restoring.compare_restored(restored)
+        (event,) = events_in(log_stream, "reconciler.restore_compared")
+        await pass_time(restored, upstream, clock, 3 * 3600)
+        orphans = await orphans_of(restored)
+        losses = await losses_of(restored, unknown_id)
+
+    assert (event["orphans_count"], event["undecided_count"]) == (0, 3)
+    assert {orphan.upstream_task_id for orphan in orphans} == {
+        task.upstream_task_id for task in lost
+    }
+    assert {orphan.tokens for orphan in orphans} == {50_000}
+    # One that shows another seed is not what it made; without seeds, one of them may be.
+    assert len(losses) == (0 if echoes else 1)
 
 
 async def test_a_submission_that_the_backup_caught_in_flight_is_found(
