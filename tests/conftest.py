@@ -1,8 +1,10 @@
 """Fixtures for every folder: a throw-away PostgreSQL cluster, and an audit after each test."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.books import find_differences_below
 from tests.support.postgres import (
@@ -12,6 +14,18 @@ from tests.support.postgres import (
 )
 
 __all__ = ["_books_add_up", "_database_numbers", "postgres_server", "postgres_url"]
+
+
+EXAMPLES_COUNT = 40
+EXAMPLES_COUNT_LONG = 400
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let properties be tried on more examples in the long suite; a busy machine fails none."""
+    is_long = config.getoption("markexpr") != "not long"
+    count = EXAMPLES_COUNT_LONG if is_long else EXAMPLES_COUNT
+    settings.register_profile("suite", max_examples=count, deadline=None)
+    settings.load_profile("suite")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -27,8 +41,8 @@ _ROOMS_THAT_WAIT = ("chaos", "e2e", "simulation", "contract", "integration")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the long-winded rooms: many workers end together on many small tests."""
-    ranks = {room: rank for rank, room in enumerate(_ROOMS_THAT_WAIT)}
-    items.sort(key=lambda item: ranks.get(item.nodeid.split("/")[1], len(ranks)))
+    rooms = [Path(__file__).parent / room for room in _ROOMS_THAT_WAIT]
+    items.sort(key=lambda item: [room not in item.path.parents for room in rooms])
 
 
 @pytest.fixture(autouse=True)
