@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -107,16 +107,14 @@ class TaskOperations:
                 await receive_object(exchange, self._gate, hold),
                 exchange.request_id,
                 repeat,
+                warn=partial(_add_warning, exchange),
             )
             submitted = await _while_connected(exchange, submitting)
         exchange.task_id = submitted.task.id
         exchange.upstream_s = submitted.upstream_s
         headers: tuple[HeaderLine, ...] = ()
-        if submitted.warnings:
-            warning = _header_text("; ".join(submitted.warnings))
-            headers = (*headers, (b"x-gateway-warning", warning))
         if submitted.is_replayed:
-            headers = (*headers, (b"idempotent-replayed", b"true"))
+            headers = ((b"idempotent-replayed", b"true"),)
         exchange.on_end = partial(submission.note_delivery, runtime, submitted.task.id)
         return Answer(200, self._surface.render_submitted(submitted.task), headers)
 
@@ -127,6 +125,7 @@ class TaskOperations:
                 self._runtime,
                 exchange.caller,
                 await receive_object(exchange, self._gate, hold),
+                partial(_add_warning, exchange),
             )
         return Answer(200, render_estimate(estimate, exchange.request_id))
 
@@ -176,5 +175,8 @@ async def _see_disconnect(exchange: Exchange) -> None:
     raise ClientDisconnected
 
 
-def _header_text(text: str) -> bytes:
-    return _UNSAFE_IN_HEADER.sub("?", text[:WARNING_CHARS_MAX]).encode("ascii")
+def _add_warning(exchange: Exchange, messages: Sequence[str]) -> None:
+    """Let the answer carry the warnings, also if it is an error."""
+    text = "; ".join(messages)[:WARNING_CHARS_MAX]
+    line = (b"x-gateway-warning", _UNSAFE_IN_HEADER.sub("?", text).encode("ascii"))
+    exchange.extra_headers = (*exchange.extra_headers, line)

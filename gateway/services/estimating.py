@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from gateway.domain.billing import Quote
 from gateway.domain.keys import Principal
 from gateway.domain.rates import RateDecision
-from gateway.domain.requests import NormalizedRequest
 from gateway.domain.stored import stored_form
 from gateway.errors import GatewayError, GatewayFault
 from gateway.ports import Runtime
 from gateway.services import admitting, limiting
-from gateway.services.submission import normalize_request, refuse_if_closed
+from gateway.services.submission import Warn, normalize_request, refuse_if_closed
 from gateway.storage import admission as admissions
 
 if TYPE_CHECKING:
@@ -25,20 +24,19 @@ class Estimate:
 
     request: Mapping[str, object]
     quote: Quote
-    warnings: tuple[str, ...] = ()
     refusal: GatewayError | None = None
     """What a submit would be told now, if it would not be let in."""
     refused_rate: RateDecision | None = None
 
 
 async def estimate_task(
-    runtime: Runtime, principal: Principal, body: Mapping[str, object]
+    runtime: Runtime, principal: Principal, body: Mapping[str, object], warn: Warn
 ) -> Estimate:
-    """Return the estimate of a body.
+    """Return the estimate of a body. What a submit would warn of is told to `warn`.
 
     Raises: what a submit raises for a body that is not valid, or that has no route or no price.
     """
-    request = await normalize_request(runtime, principal, body)
+    request = await normalize_request(runtime, principal, body, warn)
     routed = await admitting.choose_route(runtime, principal, request)
     task = admitting.new_task(runtime, principal, request, routed.route)
     quoted = admitting.quote_request(runtime, request, routed, task.created_at_ms)
@@ -46,12 +44,7 @@ async def estimate_task(
     refusal = None
     if refused_rate is None:
         refusal = _find_closed(runtime) or await _find_refusal(runtime, task, quoted)
-    warnings = tuple(warning.message for warning in request.warnings)
-    return Estimate(_shown(request), quoted, warnings, refusal, refused_rate)
-
-
-def _shown(request: NormalizedRequest) -> Mapping[str, object]:
-    return stored_form(request)
+    return Estimate(stored_form(request), quoted, refusal, refused_rate)
 
 
 def _find_closed(runtime: Runtime) -> GatewayError | None:
