@@ -220,7 +220,10 @@ class Bounds(BaseModel):
 
 
 class Limit(BaseModel):
-    """A limit and its use, in whole numbers of `unit`; `held` is what tasks in progress may use."""
+    """A limit and its use, in whole numbers of `unit`: `cap` is `spent`, `held` and `left`.
+
+    `held` is what tasks in progress may use. A settlement may pass a budget: `left` is 0 then.
+    """
 
     scope: Annotated[
         Literal["org", "project", "key"], Field(description="Whom it binds, the caller among them.")
@@ -229,10 +232,18 @@ class Limit(BaseModel):
     window: Literal["day", "month", "ever"] | None
     unit: Annotated[str, Field(description="`micros` are millionths of the currency's unit.")]
     cap: int
-    spent: int
+    spent: Annotated[
+        int, Field(description="Of `rpm`, the submits that have not come free again yet.")
+    ]
     held: int
     left: int
-    resets_at: Annotated[int | None, Field(description="Unix time in seconds.")]
+    resets_at: Annotated[
+        int | None,
+        Field(
+            description="Unix time in seconds: when the window ends, or all of `rpm` is free "
+            "again; null if that is never, or now."
+        ),
+    ]
 
 
 class Limits(BaseModel):

@@ -271,6 +271,52 @@ async def test_a_key_is_told_what_it_has_left(
     assert by_name["key", "rpm"]["left"] == 59
 
 
+async def rate_use(client: httpx.AsyncClient) -> dict[str, int | None]:
+    """Return what a key is told of its rate, and nothing else."""
+    (told,) = (await client.get(LIMIT_PATHS[0])).json()["limits"]
+    return {name: told[name] for name in ("cap", "spent", "held", "left", "resets_at")}
+
+
+async def test_the_figures_of_a_rate_agree_with_each_other_and_with_the_headers(
+    client: httpx.AsyncClient, runtime: Runtime, keys: Keys, clock: FakeClock
+) -> None:
+    await set_limit(runtime, key_account(keys), Metric.RPM, 3)
+    assert await rate_use(client) == {
+        "cap": 3,
+        "spent": 0,
+        "held": 0,
+        "left": 3,
+        "resets_at": None,
+    }
+
+    answers = [await client.post(PATH, json=BODY) for _ in range(3)]
+    used = await rate_use(client)
+    now_s = clock.now_ms() // 1000
+    clock.advance(30.5)
+    later = await rate_use(client)
+
+    assert used == {"cap": 3, "spent": 3, "held": 0, "left": 0, "resets_at": now_s + 60}
+    assert answers[-1].headers["ratelimit"] == '"rpm";r=0;t=60'
+    # A submit comes free every 20 s; the moment is told in whole seconds, never one too early.
+    assert later == {"cap": 3, "spent": 2, "held": 0, "left": 1, "resets_at": now_s + 61}
+    clock.advance(29.5)
+    assert (await rate_use(client))["resets_at"] is None
+
+
+async def test_a_rate_of_none_spends_nothing_and_never_resets(
+    client: httpx.AsyncClient, runtime: Runtime, keys: Keys
+) -> None:
+    await set_limit(runtime, key_account(keys), Metric.RPM, 0)
+
+    assert await rate_use(client) == {
+        "cap": 0,
+        "spent": 0,
+        "held": 0,
+        "left": 0,
+        "resets_at": None,
+    }
+
+
 async def test_another_projects_limits_are_not_told(
     client: httpx.AsyncClient, runtime: Runtime, keys: Keys
 ) -> None:
