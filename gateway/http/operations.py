@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from gateway.domain.tasks import TERMINAL
+from gateway.errors import InvalidRequest
 from gateway.http import ark
 from gateway.http.errors import RefusedByRate
 from gateway.http.estimates import render_estimate, render_limits
@@ -120,14 +121,16 @@ class TaskOperations:
 
     async def _estimate(self, exchange: Exchange) -> Answer:
         """Answer what the request may cost; nothing is sent or held."""
+        repeat, refused_key = _read_repeat_or_error(exchange)
         with self._gate.enter(exchange.caller.project_id) as hold:
             estimate = await estimating.estimate_task(
                 self._runtime,
                 exchange.caller,
                 await receive_object(exchange, self._gate, hold),
-                partial(_add_warning, exchange),
+                idempotency_key=repeat.idempotency_key,
+                warn=partial(_add_warning, exchange),
             )
-        return Answer(200, render_estimate(estimate, exchange.request_id))
+        return Answer(200, render_estimate(estimate, exchange.request_id, refused_key))
 
     async def get_limits(self, exchange: Exchange) -> Answer:
         """Answer what the key has left of every limit that binds it."""
@@ -173,6 +176,14 @@ async def _see_disconnect(exchange: Exchange) -> None:
         pass
     exchange.has_left = True
     raise ClientDisconnected
+
+
+def _read_repeat_or_error(exchange: Exchange) -> tuple[submission.Repeat, InvalidRequest | None]:
+    """Return what the client says of its request; of a key that is none, what refuses it."""
+    try:
+        return read_repeat(exchange.headers), None
+    except InvalidRequest as error:
+        return submission.Repeat(), error.with_traceback(None)
 
 
 def _add_warning(exchange: Exchange, messages: Sequence[str]) -> None:

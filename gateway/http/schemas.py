@@ -290,7 +290,11 @@ class Estimate(BaseModel):
     currency: str
     price_version: str
     would_refuse: Annotated[
-        ErrorBody | None, Field(description="What a submit would be told now; null: let in.")
+        ErrorBody | None,
+        Field(
+            description="What a submit with the same headers would be told now; null: let in, or "
+            "answered the task that its `Idempotency-Key` stands for already."
+        ),
     ]
 
 
