@@ -62,7 +62,8 @@ OPERATIONS: Final[Mapping[str, OperationDoc]] = {
         "configured time, whatever comes first. An error with the header `x-should-retry: false` "
         "may hide a task that was accepted: do not send the request again. The same "
         "`Idempotency-Key` with the same body gives the same task for a week. With `dry_run=1` "
-        "nothing is sent or held: the answer is an Estimate.",
+        "nothing is sent or held: the answer is an Estimate. It says in `would_refuse` what a "
+        "submit with the same headers would be refused with, also for its `Idempotency-Key`.",
         (*_AUTHENTICATED, 402, 403, 404, 408, 413, 415, 422, 429),
         parameters=("dry_run", "Idempotency-Key"),
         model_by_surface={"ark": "Submitted", "seedance": "SubmittedWithMessage"},
@@ -356,7 +357,7 @@ _PARAMETERS: Final[Json] = {
     "dry_run": _parameter(
         "query",
         "dry_run",
-        "Only estimate: `1` or `true`.",
+        "Only estimate: `1` or `true`. Any other spelling of the name is refused.",
         {"enum": ["1", "true", "0", "false"]},
     ),
     "Idempotency-Key": _parameter(

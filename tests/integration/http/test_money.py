@@ -74,7 +74,9 @@ async def test_an_estimate_of_a_wrong_body_is_its_error(client: httpx.AsyncClien
     error_of(answer)
 
 
-@pytest.mark.parametrize("query", ["dry_run=yes", "dry_run=", "dry_run=1&dry_run=1"])
+@pytest.mark.parametrize(
+    "query", ["dry_run=yes", "dry_run", "dry_run=", "dry_run=1&dry_run=1", "dry_run=TRUE"]
+)
 async def test_a_doubtful_dry_run_is_refused_instead_of_submitted(
     client: httpx.AsyncClient, upstream: FakeUpstream, query: str
 ) -> None:
@@ -83,6 +85,32 @@ async def test_a_doubtful_dry_run_is_refused_instead_of_submitted(
     assert answer.status_code == 400
     assert error_of(answer)["param"] == "dry_run"
     assert not upstream.submits
+
+
+@pytest.mark.parametrize("path", SURFACES)
+@pytest.mark.parametrize(
+    "name", ["dryrun", "Dry_Run", "dry-run", "DRY_RUN", "dryRun", "dry__run", "_dry_run", "Dry-run"]
+)
+@pytest.mark.parametrize("query", ["{}=1", "{}=0", "dry_run=1&{}=1", "spare=1&{}"])
+async def test_a_misspelt_dry_run_is_refused_instead_of_submitted(
+    client: httpx.AsyncClient, upstream: FakeUpstream, path: str, name: str, query: str
+) -> None:
+    answer = await client.post(f"{path}?{query.format(name)}", json=BODY)
+
+    assert answer.status_code == 400
+    error = error_of(answer)
+    assert (error["code"], error["param"]) == ("InvalidParameter", name)
+    assert f"{name} specified in the request is unknown: allowed is dry_run." in error["message"]
+    assert not upstream.submits
+
+
+async def test_other_unknown_query_parameters_change_nothing(
+    client: httpx.AsyncClient, upstream: FakeUpstream
+) -> None:
+    answer = await client.post(f"{PATH}?spare=1&dry=1&run=1&dry_runs=1&dry.run=1", json=BODY)
+
+    assert answer.status_code == 200
+    assert len(upstream.submits) == 1
 
 
 async def test_an_estimate_names_the_limit_that_would_refuse(
