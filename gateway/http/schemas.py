@@ -144,7 +144,8 @@ class SubmitRequest(Wire):
         str | None,
         Field(
             description="Called by the gateway with the task at each change of its status, signed; "
-            "never given to the upstream."
+            "never given to the upstream. A URL that can never be called is refused: a port above "
+            "65535, an address that is not public or is written as one number."
         ),
     ] = None
 

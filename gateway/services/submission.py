@@ -24,6 +24,7 @@ from gateway.errors import (
 from gateway.ports import P, Query, Runtime
 from gateway.services import admitting
 from gateway.services.auditing import refuse_if_doubtful
+from gateway.services.notifying import check_callback_url
 from gateway.services.sending import RETRY_DELAY_S, InFlight, record, refused, send
 from gateway.status_cache import Entry
 from gateway.storage import attempts, tasks
@@ -126,13 +127,16 @@ async def normalize_request(
 
     What is only warned of is told to `warn`.
 
-    Raises: a ClientFault for what can't be taken, AccessDenied for a model the key may not use.
+    Raises: a ClientFault for what can't be taken, also a callback address that can never be called,
+    AccessDenied for a model the key may not use.
     """
     arguments = (body, runtime.catalog, runtime.config.validation.make_policy())
     if count_chars(body.get("content")) > runtime.config.server.body_inline_bytes_max:
         request = await asyncio.to_thread(normalize, *arguments)
     else:
         request = normalize(*arguments)
+    if request.callback_url is not None:
+        check_callback_url(runtime, request.callback_url)
     if not principal.may_use(request.model):
         raise AccessDenied(f"This API key may not use the model {request.model}.", param="model")
     if request.warnings:

@@ -157,6 +157,29 @@ async def test_our_own_credentials_trouble_is_never_the_clients_401(
     assert int(response.headers["retry-after"]) > 0
 
 
+@pytest.mark.parametrize("path", [*SURFACES, f"{SURFACES[0]}?dry_run=1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com:99999/",
+        "http://0x7f.1/",
+        "http://2130706433/",
+        "http://127.0.0.1/",
+        "https://[fe80::1]/",
+    ],
+)
+async def test_a_callback_address_that_can_never_be_called_is_refused(
+    client: httpx.AsyncClient, upstream: FakeUpstream, path: str, url: str
+) -> None:
+    refused = await client.post(path, json={**BODY, "callback_url": url})
+
+    assert refused.status_code == 400
+    error = error_of(refused)
+    assert (error["code"], error["param"]) == ("InvalidParameter", "callback_url")
+    assert "allowed are" in error["message"]
+    assert not upstream.submits
+
+
 async def test_only_plain_json_is_read(client: httpx.AsyncClient) -> None:
     cases: tuple[tuple[dict[str, str], bytes, int], ...] = (
         ({"Content-Type": "text/plain"}, b"{}", 415),

@@ -112,6 +112,8 @@ def test_a_delivered_notification_is_done() -> None:
     [
         (DeliveryResult(410, DeliveryError.GONE), NotificationState.DEAD),
         (DeliveryResult(None, DeliveryError.URL_INVALID), NotificationState.DEAD),
+        (DeliveryResult(None, DeliveryError.URL_REFUSED), NotificationState.DEAD),
+        (DeliveryResult(None, DeliveryError.SCHEME_REFUSED), NotificationState.DEAD),
         (DeliveryResult(404, DeliveryError.REFUSED), NotificationState.PENDING),
         (DeliveryResult(302, DeliveryError.REDIRECTED), NotificationState.PENDING),
         (DeliveryResult(None, DeliveryError.ADDRESS_REFUSED), NotificationState.PENDING),
