@@ -216,6 +216,9 @@ class SettledUsage:
 
     task_id: str
     project: str
+    """Its id, which is for good."""
+    project_name: str
+    """As reports show it."""
     key: str
     model: str
     family: str
@@ -249,6 +252,7 @@ def usage_event(usage: SettledUsage, source: str) -> dict[str, object]:
         "datacontenttype": "application/json",
         "data": {
             "project": usage.project,
+            "project_name": usage.project_name,
             "key": usage.key,
             "model": usage.model,
             "family": usage.family,

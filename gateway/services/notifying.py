@@ -33,7 +33,7 @@ from gateway.domain.webhooks import (
 )
 from gateway.errors import InvalidRequest, NotFound, StorageUnavailable
 from gateway.ports import Runtime
-from gateway.storage import audit, notifications
+from gateway.storage import audit, notifications, projects
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -113,10 +113,12 @@ def add_usage(
     if outbox.usage_url is None:
         return
     price, usage = reservation.price, resolution.usage
+    project = projects.find(conn, task.project_id)
     event = usage_event(
         SettledUsage(
             task_id=task.id,
             project=task.project_id,
+            project_name=project.name if project is not None else task.project_id,
             key=task.key_id,
             model=task.model,
             family=task.family,

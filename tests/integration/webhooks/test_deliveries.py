@@ -388,6 +388,8 @@ async def test_each_settled_task_is_told_to_the_sink_once_as_a_cloud_event(
         bill.currency,
     )
     assert event["data"]["key"] == client.principal.key_id
+    assert event["data"]["project"] == client.principal.project_id
+    assert event["data"]["project_name"] == "default"
 
 
 async def test_the_sink_may_move_while_events_wait_for_it(
