@@ -1,10 +1,12 @@
 """The same request again: idempotency keys, and the join of a request whose client is gone."""
 
 import asyncio
+from dataclasses import replace
 
 import httpx
 import pytest
 
+from gateway.app import create_app
 from gateway.domain.limits import Account, LimitSetting, Metric, Scope, Window
 from gateway.errors import UpstreamAmbiguous, UpstreamRejected
 from gateway.ports import Runtime
@@ -14,6 +16,7 @@ from gateway.storage import attempts, tasks
 from tests.support.clock import FakeClock
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.gateway_client import BODY, MODEL, SURFACES, Keys, error_of, submit
+from tests.support.listening import listening
 from tests.support.waiting import PATIENCE_S
 
 PATH = SURFACES[0]
@@ -136,6 +139,54 @@ async def test_a_date_that_is_set_ahead_frees_no_key(
 
     assert {each.json()["id"] for each in (during, after)} == {first.json()["id"]}
     assert len(upstream.submits) == 1
+
+
+async def test_a_replay_counts_for_the_rate_and_works_after_the_wait_it_is_told(
+    client: httpx.AsyncClient, runtime: Runtime, clock: FakeClock, upstream: FakeUpstream
+) -> None:
+    limit = LimitSetting(Account(Scope.ORGANIZATION, ""), Metric.RPM, None, 2)
+    await limiting.set_limit(runtime, "test", limit)
+    first, replayed, refused = [await send(client, "k-1") for _ in range(3)]
+    clock.advance(int(refused.headers["retry-after"]))
+    later = await send(client, "k-1")
+
+    assert [each.status_code for each in (first, replayed, refused, later)] == [200, 200, 429, 200]
+    assert error_of(refused)["code"] == "RateLimitExceeded.Requests"
+    assert later.json()["id"] == replayed.json()["id"] == first.json()["id"]
+    assert len(upstream.submits) == 1
+
+
+async def test_a_refusal_after_a_repeat_was_given_the_id_is_kept_under_the_key(
+    runtime: Runtime, keys: Keys, upstream: FakeUpstream
+) -> None:
+    settings = runtime.config.submit.model_copy(update={"replay_wait_s": 0.05})
+    impatient = replace(runtime, config=runtime.config.model_copy(update={"submit": settings}))
+    upstream.submit_errors = [UpstreamRejected("No.", code="Sensitive", status=400)]
+    upstream.gate, upstream.asked = asyncio.Event(), asyncio.Event()
+    async with (
+        listening(create_app(impatient)) as port,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"Authorization": f"Bearer {keys.owner}"},
+            trust_env=False,
+        ) as client,
+    ):
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(send(client, "k-1"))
+            await upstream.asked.wait()
+            repeat = await send(client, "k-1")
+            await let_go(runtime, upstream)
+        again, other, anew = [
+            await send(client, key, body)
+            for key, body in (("k-1", BODY), ("k-1", OTHER_BODY), ("k-2", OTHER_BODY))
+        ]
+        shown = (await client.get(f"{PATH}/{repeat.json()['id']}")).json()
+
+    assert first.result().status_code == 400
+    assert [each.status_code for each in (repeat, again, other, anew)] == [200, 200, 422, 200]
+    assert again.json()["id"] == repeat.json()["id"]
+    assert (shown["status"], shown["error"]["code"]) == ("failed", "Sensitive")
+    assert len(upstream.submits) == 2
 
 
 @pytest.mark.parametrize("count", [2, 8, 64])
