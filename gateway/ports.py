@@ -18,7 +18,7 @@ from gateway.domain.rates import RateDecision, RateLimit, RateStanding
 from gateway.domain.requests import NormalizedRequest
 from gateway.domain.routing import RouteTable
 from gateway.domain.tasks import Event, Observation, TaskError
-from gateway.domain.webhooks import DeliveryResult, NotificationKind
+from gateway.domain.webhooks import DeliveryError, DeliveryResult, NotificationKind
 from gateway.ids import Entropy, IdMaker
 from gateway.key_cache import KeyCache
 from gateway.limit_cache import LimitCache
@@ -240,6 +240,10 @@ class Journal(Protocol):
 
 class Webhooks(Protocol):
     """Posts to receivers of one kind, whom strangers may have named."""
+
+    def find_flaw(self, url: str) -> DeliveryError | None:
+        """Return why nothing can ever be delivered to `url`, as far as no name need be resolved."""
+        ...
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> DeliveryResult:
         """Send `body` once. Never raises for what a receiver is or does."""

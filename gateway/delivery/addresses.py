@@ -198,6 +198,12 @@ def parse_endpoint(url: str) -> Endpoint:
     return Endpoint(parts.scheme, host, port, target)
 
 
+def check_literal(endpoint: Endpoint, rules: AddressRules) -> None:
+    """Raise UndeliverableError for a URL that gives an address itself, one that isn't admitted."""
+    if _is_address(endpoint.host) and not rules.admits(endpoint.host):
+        raise UndeliverableError(DeliveryError.URL_REFUSED)
+
+
 async def find_addresses(
     endpoint: Endpoint, rules: AddressRules, resolve: Resolve
 ) -> tuple[str, ...]:
@@ -207,6 +213,7 @@ async def find_addresses(
 
     Raises: UndeliverableError.
     """
+    check_literal(endpoint, rules)
     if _is_address(endpoint.host):
         addresses: Sequence[str] = (endpoint.host,)
     else:

@@ -22,6 +22,7 @@ from gateway.delivery.addresses import (
     Resolve,
     ThreadedResolver,
     UndeliverableError,
+    check_literal,
     find_addresses,
     parse_endpoint,
 )
@@ -62,6 +63,17 @@ class WebhookClient:
         self._places = asyncio.Semaphore(settings.connections_max)
         self._tls = _load_authority(settings.ca_file) if settings.ca_file is not None else None
 
+    def find_flaw(self, url: str) -> DeliveryError | None:
+        """Return why nothing can ever be delivered to `url`; None if a name is to be looked up.
+
+        A delivery ends in the same word: both read a URL by the same rules.
+        """
+        try:
+            check_literal(self._read(url), self._rules)
+        except UndeliverableError as exc:
+            return exc.word
+        return None
+
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> DeliveryResult:
         """Send `body` once. Delivered is what is answered by a 2xx in time.
 
@@ -81,9 +93,7 @@ class WebhookClient:
     async def _deliver(
         self, url: str, body: bytes, headers: Mapping[str, str], deadline: asyncio.Timeout
     ) -> DeliveryResult:
-        endpoint = parse_endpoint(url)
-        if endpoint.scheme == "http" and not self._settings.allow_http:
-            raise UndeliverableError(DeliveryError.SCHEME_REFUSED)
+        endpoint = self._read(url)
         async with asyncio.timeout(self._settings.timeout_s * _LOOKUP_SHARE):
             addresses = await find_addresses(endpoint, self._rules, self._resolve)
         result = DeliveryResult(None, DeliveryError.CONNECT_FAILED)
@@ -93,6 +103,12 @@ class WebhookClient:
             if attempt.is_connected:
                 break
         return result
+
+    def _read(self, url: str) -> Endpoint:
+        endpoint = parse_endpoint(url)
+        if endpoint.scheme == "http" and not self._settings.allow_http:
+            raise UndeliverableError(DeliveryError.SCHEME_REFUSED)
+        return endpoint
 
     def _tls_context(self, endpoint: Endpoint) -> ssl.SSLContext:
         if endpoint.scheme == "http":

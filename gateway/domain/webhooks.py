@@ -86,7 +86,8 @@ class DeliveryError(StrEnum):
 
     URL_INVALID = "url_invalid"
     SCHEME_REFUSED = "scheme_refused"  # http, where only https is allowed
-    ADDRESS_REFUSED = "address_refused"  # the name points to where the gateway delivers nothing
+    URL_REFUSED = "url_refused"  # it is an address itself, one to which nothing is delivered
+    ADDRESS_REFUSED = "address_refused"  # the name points to such an address, for now
     NAME_UNKNOWN = "name_unknown"
     CONNECT_FAILED = "connect_failed"
     TLS_FAILED = "tls_failed"
@@ -99,7 +100,13 @@ class DeliveryError(StrEnum):
     FAILED = "failed"  # a defect of ours
 
 
-_FINAL_ERRORS: Final = (DeliveryError.GONE, DeliveryError.URL_INVALID)
+_FINAL_ERRORS: Final = (
+    DeliveryError.GONE,
+    DeliveryError.URL_INVALID,
+    DeliveryError.URL_REFUSED,
+    DeliveryError.SCHEME_REFUSED,
+)
+"""Another attempt would end alike: only an operator, or a client with another URL, helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +216,9 @@ class SettledUsage:
 
     task_id: str
     project: str
+    """Its id, which is for good."""
+    project_name: str
+    """As reports show it."""
     key: str
     model: str
     family: str
@@ -242,6 +252,7 @@ def usage_event(usage: SettledUsage, source: str) -> dict[str, object]:
         "datacontenttype": "application/json",
         "data": {
             "project": usage.project,
+            "project_name": usage.project_name,
             "key": usage.key,
             "model": usage.model,
             "family": usage.family,

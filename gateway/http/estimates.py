@@ -13,11 +13,13 @@ from gateway.services.limiting import LimitUse
 _UNIT_OF: Final = {Metric.MONEY: "micros", Metric.RPM: "submits"}
 
 
-def render_estimate(estimate: Estimate, request_id: str) -> bytes:
-    """Return the body of a dry run."""
+def render_estimate(
+    estimate: Estimate, request_id: str, refused_key: GatewayError | None = None
+) -> bytes:
+    """Return the body of a dry run. An Idempotency-Key that is none refuses a submit first."""
     quote, price = estimate.quote, estimate.quote.price
-    refusal: GatewayError | None = estimate.refusal
-    if estimate.refused_rate is not None:
+    refusal = refused_key or estimate.refusal
+    if refusal is None and estimate.refused_rate is not None:
         refusal = RefusedByRate(estimate.refused_rate)
     return dump_json(
         {

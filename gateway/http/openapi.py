@@ -25,6 +25,7 @@ _WAIT_S_MAX: Final = 60
 _PAGE_SIZE_MAX: Final = 500
 _OTHER: Final = 0
 """Stands for the statuses that are not listed."""
+_WARNING: Final = "X-Gateway-Warning"
 
 _DESCRIPTION: Final = """\
 A reverse proxy for Seedance video generation. Clients of the vendor's API, or of a reseller with
@@ -61,12 +62,13 @@ OPERATIONS: Final[Mapping[str, OperationDoc]] = {
         "configured time, whatever comes first. An error with the header `x-should-retry: false` "
         "may hide a task that was accepted: do not send the request again. The same "
         "`Idempotency-Key` with the same body gives the same task for a week. With `dry_run=1` "
-        "nothing is sent or held: the answer is an Estimate.",
+        "nothing is sent or held: the answer is an Estimate. It says in `would_refuse` what a "
+        "submit with the same headers would be refused with, also for its `Idempotency-Key`.",
         (*_AUTHENTICATED, 402, 403, 404, 408, 413, 415, 422, 429),
         parameters=("dry_run", "Idempotency-Key"),
         model_by_surface={"ark": "Submitted", "seedance": "SubmittedWithMessage"},
         alternative="Estimate",
-        headers=("X-Gateway-Warning", "Idempotent-Replayed", "RateLimit", "RateLimit-Policy"),
+        headers=(_WARNING, "Idempotent-Replayed", "RateLimit", "RateLimit-Policy"),
         has_body=True,
         is_upstream_asked=True,
     ),
@@ -154,12 +156,16 @@ _TOO_LARGE_HEAD: Final[Json] = {
     "server's, from before the request was read."
 }
 _ERROR_HEADERS: Final[Mapping[int, tuple[str, ...]]] = {
+    400: (_WARNING,),
     401: ("WWW-Authenticate",),
-    402: ("RateLimit", "RateLimit-Policy"),
+    402: ("RateLimit", "RateLimit-Policy", _WARNING),
+    404: (_WARNING,),
     409: ("Retry-After",),
-    429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
-    500: ("x-should-retry",),
-    503: ("Retry-After", "x-should-retry"),
+    422: (_WARNING,),
+    429: ("Retry-After", "RateLimit", "RateLimit-Policy", _WARNING),
+    500: ("x-should-retry", _WARNING),
+    503: ("Retry-After", "x-should-retry", _WARNING),
+    _OTHER: (_WARNING,),
 }
 
 
@@ -328,7 +334,11 @@ _HEADERS: Final[Json] = {
     "RateLimit-Policy": _header("That rate, and its window in seconds.", {"type": "string"}),
     "Retry-After": _header("Seconds to wait.", {"type": "integer", "minimum": 0}),
     "WWW-Authenticate": _header("The scheme of keys.", {"const": "Bearer"}),
-    "X-Gateway-Warning": _header("Rules that the upstream may insist on.", {"type": "string"}),
+    _WARNING: _header(
+        "Rules of the model that a submit or its estimate broke, where they are only warned of: "
+        "the upstream may insist on them.",
+        {"type": "string"},
+    ),
     "x-should-retry": _header(
         "`false`: sending the request again could pay twice, or can't help.", {"const": "false"}
     ),
@@ -347,7 +357,7 @@ _PARAMETERS: Final[Json] = {
     "dry_run": _parameter(
         "query",
         "dry_run",
-        "Only estimate: `1` or `true`.",
+        "Only estimate: `1` or `true`. Any other spelling of the name is refused.",
         {"enum": ["1", "true", "0", "false"]},
     ),
     "Idempotency-Key": _parameter(

@@ -2,11 +2,12 @@
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
 from gateway.domain.tasks import TERMINAL
+from gateway.errors import InvalidRequest
 from gateway.http import ark
 from gateway.http.errors import RefusedByRate
 from gateway.http.estimates import render_estimate, render_limits
@@ -107,28 +108,29 @@ class TaskOperations:
                 await receive_object(exchange, self._gate, hold),
                 exchange.request_id,
                 repeat,
+                warn=partial(_add_warning, exchange),
             )
             submitted = await _while_connected(exchange, submitting)
         exchange.task_id = submitted.task.id
         exchange.upstream_s = submitted.upstream_s
         headers: tuple[HeaderLine, ...] = ()
-        if submitted.warnings:
-            warning = _header_text("; ".join(submitted.warnings))
-            headers = (*headers, (b"x-gateway-warning", warning))
         if submitted.is_replayed:
-            headers = (*headers, (b"idempotent-replayed", b"true"))
+            headers = ((b"idempotent-replayed", b"true"),)
         exchange.on_end = partial(submission.note_delivery, runtime, submitted.task.id)
         return Answer(200, self._surface.render_submitted(submitted.task), headers)
 
     async def _estimate(self, exchange: Exchange) -> Answer:
         """Answer what the request may cost; nothing is sent or held."""
+        repeat, refused_key = _read_repeat_or_error(exchange)
         with self._gate.enter(exchange.caller.project_id) as hold:
             estimate = await estimating.estimate_task(
                 self._runtime,
                 exchange.caller,
                 await receive_object(exchange, self._gate, hold),
+                idempotency_key=repeat.idempotency_key,
+                warn=partial(_add_warning, exchange),
             )
-        return Answer(200, render_estimate(estimate, exchange.request_id))
+        return Answer(200, render_estimate(estimate, exchange.request_id, refused_key))
 
     async def get_limits(self, exchange: Exchange) -> Answer:
         """Answer what the key has left of every limit that binds it."""
@@ -176,5 +178,16 @@ async def _see_disconnect(exchange: Exchange) -> None:
     raise ClientDisconnected
 
 
-def _header_text(text: str) -> bytes:
-    return _UNSAFE_IN_HEADER.sub("?", text[:WARNING_CHARS_MAX]).encode("ascii")
+def _read_repeat_or_error(exchange: Exchange) -> tuple[submission.Repeat, InvalidRequest | None]:
+    """Return what the client says of its request; of a key that is none, what refuses it."""
+    try:
+        return read_repeat(exchange.headers), None
+    except InvalidRequest as error:
+        return submission.Repeat(), error.with_traceback(None)
+
+
+def _add_warning(exchange: Exchange, messages: Sequence[str]) -> None:
+    """Let the answer carry the warnings, also if it is an error."""
+    text = "; ".join(messages)[:WARNING_CHARS_MAX]
+    line = (b"x-gateway-warning", _UNSAFE_IN_HEADER.sub("?", text).encode("ascii"))
+    exchange.extra_headers = (*exchange.extra_headers, line)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NoReturn
 from urllib.parse import parse_qsl
 
+from gateway.domain.refusals import show
 from gateway.domain.tasks import PUBLIC_STATUS
 from gateway.errors import InvalidRequest
 from gateway.services.status import TaskQuery
@@ -25,6 +26,7 @@ _PREFERRED_WAIT: Final = re.compile(
 )
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 _IDEMPOTENCY_KEY: Final = re.compile(rb"[!-~]{1,%d}\Z" % IDEMPOTENCY_KEY_CHARS_MAX)
+DRY_RUN: Final = "dry_run"
 _RETRY_COUNT: Final = re.compile(rb"[0-9]{1,6}\Z")
 _FLAGS: Final = {"1": True, "true": True, "0": False, "false": False}
 _ETAG: Final = re.compile(rb'"[^"]*"')
@@ -105,11 +107,17 @@ def is_match(condition: bytes, etag: str) -> bool:
 
 
 def read_dry_run(query: Query) -> bool:
-    """Whether an estimate alone is asked for: `?dry_run=1`. Raises InvalidRequest."""
-    given = query.get("dry_run", ())
+    """Whether an estimate alone is asked for: `?dry_run=1`.
+
+    Raises: InvalidRequest for whatever else may have been meant by it: a submit that was meant as
+    an estimate would cost money.
+    """
+    for name in query:
+        if name != DRY_RUN and _bare(name) == _bare(DRY_RUN):
+            _refuse(show(name), "is unknown", DRY_RUN)
+    given = query.get(DRY_RUN, ())
     if len(given) > 1 or any(value not in _FLAGS for value in given):
-        # A submit that was meant as an estimate would cost money.
-        _refuse("dry_run", "is given twice or with another value", "1, true, 0, false")
+        _refuse(DRY_RUN, "is given twice or with another value", "1, true, 0, false")
     return bool(given) and _FLAGS[given[0]]
 
 
@@ -128,6 +136,10 @@ def read_repeat(headers: Mapping[bytes, bytes]) -> Repeat:
     count = headers.get(b"x-stainless-retry-count", b"")
     is_retry = _RETRY_COUNT.match(count) is not None and int(count) > 0
     return Repeat(key.decode() if key is not None else None, is_retry)
+
+
+def _bare(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def _read_number(query: Query, name: str, default: int, largest: int) -> int:

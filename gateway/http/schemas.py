@@ -144,7 +144,8 @@ class SubmitRequest(Wire):
         str | None,
         Field(
             description="Called by the gateway with the task at each change of its status, signed; "
-            "never given to the upstream."
+            "never given to the upstream. A URL that can never be called is refused: a port above "
+            "65535, an address that is not public or is written as one number."
         ),
     ] = None
 
@@ -220,7 +221,10 @@ class Bounds(BaseModel):
 
 
 class Limit(BaseModel):
-    """A limit and its use, in whole numbers of `unit`; `held` is what tasks in progress may use."""
+    """A limit and its use, in whole numbers of `unit`: `cap` is `spent`, `held` and `left`.
+
+    `held` is what tasks in progress may use. A settlement may pass a budget: `left` is 0 then.
+    """
 
     scope: Annotated[
         Literal["org", "project", "key"], Field(description="Whom it binds, the caller among them.")
@@ -229,10 +233,18 @@ class Limit(BaseModel):
     window: Literal["day", "month", "ever"] | None
     unit: Annotated[str, Field(description="`micros` are millionths of the currency's unit.")]
     cap: int
-    spent: int
+    spent: Annotated[
+        int, Field(description="Of `rpm`, the submits that have not come free again yet.")
+    ]
     held: int
     left: int
-    resets_at: Annotated[int | None, Field(description="Unix time in seconds.")]
+    resets_at: Annotated[
+        int | None,
+        Field(
+            description="Unix time in seconds: when the window ends, or all of `rpm` is free "
+            "again; null if that is never, or now."
+        ),
+    ]
 
 
 class Limits(BaseModel):
@@ -279,7 +291,11 @@ class Estimate(BaseModel):
     currency: str
     price_version: str
     would_refuse: Annotated[
-        ErrorBody | None, Field(description="What a submit would be told now; null: let in.")
+        ErrorBody | None,
+        Field(
+            description="What a submit with the same headers would be told now; null: let in, or "
+            "answered the task that its `Idempotency-Key` stands for already."
+        ),
     ]
 
 

@@ -93,19 +93,23 @@ async def prepare(
     text = dump_request(stored if days else hash_texts(stored))
     said = fingerprint(request)
     attempt, parcel = _new_attempt(runtime, task, request, said, routed.draft_task_id)
-    claim = None
-    if idempotency_key is not None:
-        claim = Claim(principal.project_id, ROUTE, idempotency_key, said)
     admission = Admission(
         task,
         text,
         task.created_at_ms + days * _DAY_MS if days else None,
         reserve(runtime, task, quoted),
         attempt,
-        claim,
+        claim_of(principal, idempotency_key, said),
         is_repeat=is_retry,
     )
     return admission, parcel
+
+
+def claim_of(principal: Principal, idempotency_key: str | None, said: str) -> Claim | None:
+    """Return the claim to the key of a request whose fingerprint is `said`; None without a key."""
+    if idempotency_key is None:
+        return None
+    return Claim(principal.project_id, ROUTE, idempotency_key, said)
 
 
 def quote_request(

@@ -6,6 +6,7 @@ here, before a body is read.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.domain.balances import Balances, by_window
 from gateway.domain.keys import Principal
@@ -22,6 +23,7 @@ from gateway.domain.limits import (
     window_end_ms,
     window_start_ms,
 )
+from gateway.domain.money import ceil_div
 from gateway.domain.projects import AuditEvent
 from gateway.domain.rates import RateDecision, RateStanding, rates_of
 from gateway.ports import Runtime
@@ -29,17 +31,22 @@ from gateway.services import admin
 from gateway.services.admitting import chooser, zone_of
 from gateway.storage import balances, limits
 
+_SECOND_MS: Final = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class LimitUse:
-    """A limit with what of it is used now. `held` and `spent` are 0 for a rate."""
+    """A limit with what of it is used now.
+
+    Of a rate, `spent` is what has not come free again yet; nothing of it is ever held.
+    """
 
     limit: Limit
     spent: int
     held: int
     left: int
     resets_at_ms: int | None = None
-    """When the window ends; None if it never does, or there is none."""
+    """When the window ends, or the whole rate is free again; None if that is never, or now."""
 
 
 async def take_rate(runtime: Runtime, principal: Principal) -> RateDecision:
@@ -56,11 +63,13 @@ async def list_key_use(runtime: Runtime, principal: Principal) -> Sequence[Limit
     """Return every limit that binds the key, its project's and the organization's included."""
     found = await _read_limits(runtime, principal.project_id, principal.key_id)
     used = await _list_use(runtime, found)
-    return [*used, *(_use_of_rate(each) for each in await runtime.limiter.look(rates_of(found)))]
+    now_ms = runtime.clock.now_ms()
+    standings = await runtime.limiter.look(rates_of(found))
+    return [*used, *(_use_of_rate(each, now_ms) for each in standings)]
 
 
 async def list_use(runtime: Runtime, account: Account) -> Sequence[LimitUse]:
-    """Return the limits of one account. A rate's use is known to the server alone."""
+    """Return the limits of one account. A rate's use is known to the server alone: none is told."""
     stored = await runtime.db.read(limits.list_all)
     found = chooser(runtime.config)([account], stored)
     rates = [LimitUse(each, 0, 0, each.cap) for each in found if each.metric is Metric.RPM]
@@ -143,6 +152,10 @@ def _use_of(limit: Limit, known: Balances, end_ms: int | None) -> LimitUse:
     return LimitUse(limit, spent, held, max(limit.cap - spent - held, 0), end_ms)
 
 
-def _use_of_rate(standing: RateStanding) -> LimitUse:
-    limit = Limit(standing.limit.account, Metric.RPM, None, standing.limit.cap_per_minute)
-    return LimitUse(limit, 0, 0, standing.remaining_count)
+def _use_of_rate(standing: RateStanding, now_ms: int) -> LimitUse:
+    """Return the figures that the headers `RateLimit` and `RateLimit-Policy` give of the rate."""
+    cap, left = standing.limit.cap_per_minute, standing.remaining_count
+    limit = Limit(standing.limit.account, Metric.RPM, None, cap)
+    # In whole seconds, as it is told: rounded down, it would be told too early.
+    whole_at_s = ceil_div(now_ms, _SECOND_MS) + standing.reset_s
+    return LimitUse(limit, cap - left, 0, left, whole_at_s * _SECOND_MS if left < cap else None)

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.domain.billing import Reservation, Resolution
 from gateway.domain.projects import AuditEvent
+from gateway.domain.refusals import refuse
 from gateway.domain.tasks import Task
 from gateway.domain.webhooks import (
     AT_ONCE_MS,
     WAIT_MS_MAX,
+    DeliveryError,
     Notification,
     NotificationKind,
     NotificationState,
@@ -31,7 +33,7 @@ from gateway.domain.webhooks import (
 )
 from gateway.errors import InvalidRequest, NotFound, StorageUnavailable
 from gateway.ports import Runtime
-from gateway.storage import audit, notifications
+from gateway.storage import audit, notifications, projects
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -57,6 +59,29 @@ class Outbox:
 def outbox_of(runtime: Runtime) -> Outbox:
     settings = runtime.config.webhooks
     return Outbox(settings.usage_url, settings.usage_source)
+
+
+def check_callback_url(runtime: Runtime, url: str) -> None:
+    """Raise InvalidRequest, naming `callback_url`, for one to which nothing can ever be delivered.
+
+    The delivery's own rules say so. Where a name leads is seen when the connection is made.
+    """
+    match runtime.webhooks[NotificationKind.CALLBACK].find_flaw(url):
+        case None:
+            return
+        case DeliveryError.SCHEME_REFUSED:
+            problem = "the scheme http is given, https is allowed"
+        case DeliveryError.URL_REFUSED:
+            problem = (
+                "the URL's address is not public, allowed are host names, public addresses and "
+                "the networks of the setting webhooks.allow_private"
+            )
+        case _:
+            problem = (
+                "the URL can't be called, allowed are a plain http or https URL, in it a host name "
+                "or an address such as 192.0.2.7 or [2001:db8::7], and a port of 1 to 65535"
+            )
+    raise refuse("callback_url", problem)
 
 
 def add_callback(conn: "Connection", task: Task, url: str, body: str) -> None:
@@ -88,10 +113,12 @@ def add_usage(
     if outbox.usage_url is None:
         return
     price, usage = reservation.price, resolution.usage
+    project = projects.find(conn, task.project_id)
     event = usage_event(
         SettledUsage(
             task_id=task.id,
             project=task.project_id,
+            project_name=project.name if project is not None else task.project_id,
             key=task.key_id,
             model=task.model,
             family=task.family,

@@ -6,7 +6,7 @@ after `submit.client_wait_s` its id.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +24,7 @@ from gateway.errors import (
 from gateway.ports import P, Query, Runtime
 from gateway.services import admitting
 from gateway.services.auditing import refuse_if_doubtful
+from gateway.services.notifying import check_callback_url
 from gateway.services.sending import RETRY_DELAY_S, InFlight, record, refused, send
 from gateway.status_cache import Entry
 from gateway.storage import attempts, tasks
@@ -31,6 +32,9 @@ from gateway.storage.admission import Admission, Repeated
 
 _NOTE_S_MAX: Final = 5.0
 _NOT_SENT: Final = "The store did not answer in time; nothing was sent."
+
+Warn = Callable[[Sequence[str]], None]
+"""Takes the rules that a body breaks and that are only warned of, in a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,13 @@ class Submitted:
     """What a submit came to. `upstream_s` is the part of its duration spent upstream."""
 
     task: Task
-    warnings: tuple[str, ...] = ()
     upstream_s: float = 0.0
     is_replayed: bool = False
     """Whether the task is that of an earlier request."""
+
+
+def warn_nobody(messages: Sequence[str]) -> None:
+    """Let warnings be: they are counted all the same."""
 
 
 def refuse_if_closed(runtime: Runtime) -> None:
@@ -75,17 +82,22 @@ async def submit_task(
     body: Mapping[str, object],
     request_id: str,
     repeat: Repeat = Repeat(),
+    *,
+    warn: Warn = warn_nobody,
 ) -> Submitted:
     """Validate, reserve, send once, and return the task with its id.
 
     The task is queued, unknown (the answer was lost) or still reserved (the upstream is slow); a
-    client sees all three as `queued`.
+    client sees all three as `queued`. What is warned of is told to `warn` before anything else is
+    done, so that the client has it however the submit ends.
 
     Raises: a ClientFault before anything is stored, UpstreamRejected, UpstreamAccount or
     UpstreamUnavailable for a definite no, a GatewayFault if nothing was sent.
     """
     refuse_if_closed(runtime)
-    request = await normalize_request(runtime, principal, body)
+    request = await normalize_request(runtime, principal, body, warn)
+    for warning in request.warnings:
+        runtime.metrics.validation_warnings.add(warning.rule)
     # From the check to the start nothing is awaited: a burst can't pass the limit together.
     if runtime.background.active_count >= runtime.config.submit.in_flight_max:
         raise Overloaded("Too many submissions are in progress; try again.", retry_after_s=1)
@@ -102,29 +114,33 @@ async def submit_task(
         if task_id is not None:
             runtime.chores.start(note_delivery(runtime, task_id, is_delivered=False))
         raise
-    for warning in request.warnings:
-        runtime.metrics.validation_warnings.add(warning.rule)
     upstream_s = flight.upstream_s
     if flight.call_began_s is not None:
         upstream_s += runtime.clock.monotonic_s() - flight.call_began_s
-    warnings = tuple(warning.message for warning in request.warnings)
-    return Submitted(task, warnings, upstream_s, flight.is_replayed)
+    return Submitted(task, upstream_s, flight.is_replayed)
 
 
 async def normalize_request(
-    runtime: Runtime, principal: Principal, body: Mapping[str, object]
+    runtime: Runtime, principal: Principal, body: Mapping[str, object], warn: Warn = warn_nobody
 ) -> NormalizedRequest:
     """Return the one form of `body`; where it holds much media data, made off the event loop.
 
-    Raises: a ClientFault for what can't be taken, AccessDenied for a model the key may not use.
+    What is only warned of is told to `warn`.
+
+    Raises: a ClientFault for what can't be taken, also a callback address that can never be called,
+    AccessDenied for a model the key may not use.
     """
     arguments = (body, runtime.catalog, runtime.config.validation.make_policy())
     if count_chars(body.get("content")) > runtime.config.server.body_inline_bytes_max:
         request = await asyncio.to_thread(normalize, *arguments)
     else:
         request = normalize(*arguments)
+    if request.callback_url is not None:
+        check_callback_url(runtime, request.callback_url)
     if not principal.may_use(request.model):
         raise AccessDenied(f"This API key may not use the model {request.model}.", param="model")
+    if request.warnings:
+        warn([warning.message for warning in request.warnings])
     return request
 
 

@@ -100,8 +100,16 @@ def check(
     reservation: Reservation,
     choose_limits: ChooseLimits,
     bounds: Bounds,
-) -> TooManyUnknown | Exceeded | None:
-    """Return what would speak against a new task now; nothing is written or locked."""
+    *,
+    claim: Claim | None = None,
+) -> KeyReused | TooManyUnknown | Exceeded | None:
+    """Return what would speak against a task now; nothing is written or locked.
+
+    Nothing does if `claim` stands for the same request already: that one's task would be answered.
+    """
+    claimed = _find_claimed(conn, claim, bounds) if claim is not None else None
+    if claimed is not None:
+        return claimed if isinstance(claimed, KeyReused) else None
     return _find_too_many_unknown(conn, task, bounds) or _find_exceeded(
         conn, reservation, choose_limits, balances.find
     )

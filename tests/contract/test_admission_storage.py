@@ -75,14 +75,21 @@ async def admit(
     bounds: Bounds = BOUNDS,
     defaults: LimitDefaults = NO_DEFAULTS,
 ) -> object:
-    """Admit it, and see that a dry run would have said the same of its limits."""
+    """Admit it, and see that a dry run would have said the same of what speaks against it."""
     choose = chooser(defaults)
     foretold = await database.read(
-        admissions.check, admission.task, admission.reservation, choose, bounds
+        admissions.check,
+        admission.task,
+        admission.reservation,
+        choose,
+        bounds,
+        claim=admission.claim,
     )
     verdict = await database.write(admissions.admit, admission, choose, bounds)
-    if not isinstance(verdict, Repeated | KeyReused):
+    if not isinstance(verdict, Repeated):
         assert foretold == verdict
+    elif verdict.is_by_key:
+        assert foretold is None
     return verdict
 
 

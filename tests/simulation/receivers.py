@@ -93,6 +93,10 @@ class SimulatedWebhooks:
         self._receivers = receivers
         self._owner = owner
 
+    def find_flaw(self, url: str) -> DeliveryError | None:
+        kind_of(url)  # it is a name: where that leads is seen when it is called
+        return None
+
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> DeliveryResult:
         receivers = self._receivers
         await self._pass_time(receivers.draws.uniform(0, receivers.latency_s_max))

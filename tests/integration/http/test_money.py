@@ -74,7 +74,9 @@ async def test_an_estimate_of_a_wrong_body_is_its_error(client: httpx.AsyncClien
     error_of(answer)
 
 
-@pytest.mark.parametrize("query", ["dry_run=yes", "dry_run=", "dry_run=1&dry_run=1"])
+@pytest.mark.parametrize(
+    "query", ["dry_run=yes", "dry_run", "dry_run=", "dry_run=1&dry_run=1", "dry_run=TRUE"]
+)
 async def test_a_doubtful_dry_run_is_refused_instead_of_submitted(
     client: httpx.AsyncClient, upstream: FakeUpstream, query: str
 ) -> None:
@@ -83,6 +85,32 @@ async def test_a_doubtful_dry_run_is_refused_instead_of_submitted(
     assert answer.status_code == 400
     assert error_of(answer)["param"] == "dry_run"
     assert not upstream.submits
+
+
+@pytest.mark.parametrize("path", SURFACES)
+@pytest.mark.parametrize(
+    "name", ["dryrun", "Dry_Run", "dry-run", "DRY_RUN", "dryRun", "dry__run", "_dry_run", "Dry-run"]
+)
+@pytest.mark.parametrize("query", ["{}=1", "{}=0", "dry_run=1&{}=1", "spare=1&{}"])
+async def test_a_misspelt_dry_run_is_refused_instead_of_submitted(
+    client: httpx.AsyncClient, upstream: FakeUpstream, path: str, name: str, query: str
+) -> None:
+    answer = await client.post(f"{path}?{query.format(name)}", json=BODY)
+
+    assert answer.status_code == 400
+    error = error_of(answer)
+    assert (error["code"], error["param"]) == ("InvalidParameter", name)
+    assert f"{name} specified in the request is unknown: allowed is dry_run." in error["message"]
+    assert not upstream.submits
+
+
+async def test_other_unknown_query_parameters_change_nothing(
+    client: httpx.AsyncClient, upstream: FakeUpstream
+) -> None:
+    answer = await client.post(f"{PATH}?spare=1&dry=1&run=1&dry_runs=1&dry.run=1", json=BODY)
+
+    assert answer.status_code == 200
+    assert len(upstream.submits) == 1
 
 
 async def test_an_estimate_names_the_limit_that_would_refuse(
@@ -269,6 +297,52 @@ async def test_a_key_is_told_what_it_has_left(
     assert money["resets_at"] is None
     assert by_name["org", "tasks"]["left"] == 3
     assert by_name["key", "rpm"]["left"] == 59
+
+
+async def rate_use(client: httpx.AsyncClient) -> dict[str, int | None]:
+    """Return what a key is told of its rate, and nothing else."""
+    (told,) = (await client.get(LIMIT_PATHS[0])).json()["limits"]
+    return {name: told[name] for name in ("cap", "spent", "held", "left", "resets_at")}
+
+
+async def test_the_figures_of_a_rate_agree_with_each_other_and_with_the_headers(
+    client: httpx.AsyncClient, runtime: Runtime, keys: Keys, clock: FakeClock
+) -> None:
+    await set_limit(runtime, key_account(keys), Metric.RPM, 3)
+    assert await rate_use(client) == {
+        "cap": 3,
+        "spent": 0,
+        "held": 0,
+        "left": 3,
+        "resets_at": None,
+    }
+
+    answers = [await client.post(PATH, json=BODY) for _ in range(3)]
+    used = await rate_use(client)
+    now_s = clock.now_ms() // 1000
+    clock.advance(30.5)
+    later = await rate_use(client)
+
+    assert used == {"cap": 3, "spent": 3, "held": 0, "left": 0, "resets_at": now_s + 60}
+    assert answers[-1].headers["ratelimit"] == '"rpm";r=0;t=60'
+    # A submit comes free every 20 s; the moment is told in whole seconds, never one too early.
+    assert later == {"cap": 3, "spent": 2, "held": 0, "left": 1, "resets_at": now_s + 61}
+    clock.advance(29.5)
+    assert (await rate_use(client))["resets_at"] is None
+
+
+async def test_a_rate_of_none_spends_nothing_and_never_resets(
+    client: httpx.AsyncClient, runtime: Runtime, keys: Keys
+) -> None:
+    await set_limit(runtime, key_account(keys), Metric.RPM, 0)
+
+    assert await rate_use(client) == {
+        "cap": 0,
+        "spent": 0,
+        "held": 0,
+        "left": 0,
+        "resets_at": None,
+    }
 
 
 async def test_another_projects_limits_are_not_told(

@@ -1,17 +1,22 @@
 """The same request again: idempotency keys, and the join of a request whose client is gone."""
 
 import asyncio
+from dataclasses import replace
 
 import httpx
 import pytest
 
+from gateway.app import create_app
+from gateway.domain.limits import Account, LimitSetting, Metric, Scope, Window
 from gateway.errors import UpstreamAmbiguous, UpstreamRejected
 from gateway.ports import Runtime
+from gateway.services import limiting
 from gateway.services.sweeping import sweep_idempotency_keys
 from gateway.storage import attempts, tasks
 from tests.support.clock import FakeClock
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.gateway_client import BODY, MODEL, SURFACES, Keys, error_of, submit
+from tests.support.listening import listening
 from tests.support.waiting import PATIENCE_S
 
 PATH = SURFACES[0]
@@ -136,6 +141,54 @@ async def test_a_date_that_is_set_ahead_frees_no_key(
     assert len(upstream.submits) == 1
 
 
+async def test_a_replay_counts_for_the_rate_and_works_after_the_wait_it_is_told(
+    client: httpx.AsyncClient, runtime: Runtime, clock: FakeClock, upstream: FakeUpstream
+) -> None:
+    limit = LimitSetting(Account(Scope.ORGANIZATION, ""), Metric.RPM, None, 2)
+    await limiting.set_limit(runtime, "test", limit)
+    first, replayed, refused = [await send(client, "k-1") for _ in range(3)]
+    clock.advance(int(refused.headers["retry-after"]))
+    later = await send(client, "k-1")
+
+    assert [each.status_code for each in (first, replayed, refused, later)] == [200, 200, 429, 200]
+    assert error_of(refused)["code"] == "RateLimitExceeded.Requests"
+    assert later.json()["id"] == replayed.json()["id"] == first.json()["id"]
+    assert len(upstream.submits) == 1
+
+
+async def test_a_refusal_after_a_repeat_was_given_the_id_is_kept_under_the_key(
+    runtime: Runtime, keys: Keys, upstream: FakeUpstream
+) -> None:
+    settings = runtime.config.submit.model_copy(update={"replay_wait_s": 0.05})
+    impatient = replace(runtime, config=runtime.config.model_copy(update={"submit": settings}))
+    upstream.submit_errors = [UpstreamRejected("No.", code="Sensitive", status=400)]
+    upstream.gate, upstream.asked = asyncio.Event(), asyncio.Event()
+    async with (
+        listening(create_app(impatient)) as port,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"Authorization": f"Bearer {keys.owner}"},
+            trust_env=False,
+        ) as client,
+    ):
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(send(client, "k-1"))
+            await upstream.asked.wait()
+            repeat = await send(client, "k-1")
+            await let_go(runtime, upstream)
+        again, other, anew = [
+            await send(client, key, body)
+            for key, body in (("k-1", BODY), ("k-1", OTHER_BODY), ("k-2", OTHER_BODY))
+        ]
+        shown = (await client.get(f"{PATH}/{repeat.json()['id']}")).json()
+
+    assert first.result().status_code == 400
+    assert [each.status_code for each in (repeat, again, other, anew)] == [200, 200, 422, 200]
+    assert again.json()["id"] == repeat.json()["id"]
+    assert (shown["status"], shown["error"]["code"]) == ("failed", "Sensitive")
+    assert len(upstream.submits) == 2
+
+
 @pytest.mark.parametrize("count", [2, 8, 64])
 async def test_parallel_requests_with_one_key_make_one_task(
     client: httpx.AsyncClient, upstream: FakeUpstream, count: int
@@ -169,6 +222,94 @@ async def test_a_key_that_is_none_is_refused(
     assert refused.status_code == 400
     assert error_of(refused)["param"] == "Idempotency-Key"
     assert not upstream.submits
+
+
+async def foretell(
+    client: httpx.AsyncClient, key: str, body: object = BODY, **headers: str
+) -> dict[str, str] | None:
+    """Return what a dry run says that the submit would be refused with."""
+    answer = await send(client, key, body, f"{PATH}?dry_run=1", **headers)
+    assert answer.status_code == 200, answer.text
+    assert "idempotent-replayed" not in answer.headers
+    refusal: dict[str, str] | None = answer.json()["would_refuse"]
+    return refusal
+
+
+def without_id(error: dict[str, str] | None) -> dict[str, str]:
+    assert error is not None
+    return {**error, "message": error["message"].partition(" Request id:")[0]}
+
+
+@pytest.mark.parametrize("key", ["", "a b", "x" * 256])
+async def test_a_dry_run_tells_that_a_key_is_none(client: httpx.AsyncClient, key: str) -> None:
+    foretold = await foretell(client, key)
+    refused = await send(client, key)
+
+    assert without_id(foretold) == without_id(error_of(refused))
+
+
+async def test_a_dry_run_tells_that_a_key_stands_for_another_body(
+    client: httpx.AsyncClient, upstream: FakeUpstream
+) -> None:
+    await send(client, "k-1")
+
+    foretold = await foretell(client, "k-1", OTHER_BODY)
+    refused = await send(client, "k-1", OTHER_BODY)
+
+    assert refused.status_code == 422
+    assert without_id(foretold) == without_id(error_of(refused))
+    assert len(upstream.submits) == 1
+
+
+async def test_a_dry_run_of_a_repeat_is_refused_nothing_even_where_no_budget_is_left(
+    client: httpx.AsyncClient, runtime: Runtime, upstream: FakeUpstream
+) -> None:
+    first = await send(client, "k-1")
+    everybody = Account(Scope.ORGANIZATION, "")
+    for limit in (
+        LimitSetting(everybody, Metric.VIDEOS, Window.EVER, 0),
+        LimitSetting(everybody, Metric.TASKS, None, 0),
+    ):
+        await limiting.set_limit(runtime, "test", limit)
+
+    foretold = [await foretell(client, key) for key in ("k-1", "k-2")]
+    again = await send(client, "k-1")
+
+    assert foretold[0] is None
+    assert foretold[1] is not None
+    assert foretold[1]["code"] == "QuotaExceeded.Budget"
+    assert again.json()["id"] == first.json()["id"]
+    assert len(upstream.submits) == 1
+
+
+async def test_a_dry_run_takes_no_key_and_forgets_none(
+    client: httpx.AsyncClient, runtime: Runtime, keys: Keys, clock: FakeClock
+) -> None:
+    assert await foretell(client, "k-1") is None
+    first = await send(client, "k-1", OTHER_BODY)
+    foreign = await foretell(client, "k-1", Authorization=f"Bearer {keys.stranger}")
+    clock.advance(8 * 86_400)
+    forgotten = await foretell(client, "k-1")
+
+    assert "idempotent-replayed" not in first.headers
+    assert foreign is None
+    assert forgotten is None
+    assert await count_tasks(runtime) == 1
+
+
+async def test_a_dry_run_tells_of_a_rate_before_it_looks_at_the_key_as_a_submit_does(
+    client: httpx.AsyncClient, runtime: Runtime
+) -> None:
+    limit = LimitSetting(Account(Scope.ORGANIZATION, ""), Metric.RPM, None, 1)
+    await limiting.set_limit(runtime, "test", limit)
+    await send(client, "k-1")
+
+    foretold = [await foretell(client, key, OTHER_BODY) for key in ("k-1", "a b")]
+    refused = [await send(client, key, OTHER_BODY) for key in ("k-1", "a b")]
+
+    assert [each.status_code for each in refused] == [429, 400]
+    codes = [without_id(each)["code"] for each in foretold]
+    assert codes == [error_of(each)["code"] for each in refused]
 
 
 async def test_identical_requests_without_a_key_are_each_a_task(

@@ -319,7 +319,7 @@ async def test_a_task_that_the_upstream_denies_is_not_refunded_without_evidence(
 async def test_a_clip_that_is_finished_is_settled_though_telling_its_client_fails(
     client: httpx.AsyncClient, runtime: Runtime, upstream: FakeUpstream, clock: FakeClock
 ) -> None:
-    body = {**BODY, "callback_url": "https://127.0.0.1:9/nobody-listens"}
+    body = {**BODY, "callback_url": "https://receiver.invalid/nobody-listens"}
     task_id = (await client.post(PATH, json=body)).raise_for_status().json()["id"]
     upstream.shown["up-1"] = succeeded()
 

@@ -1,15 +1,19 @@
 """Both surfaces over real sockets, on a real store, with an upstream that obeys the test."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import httpx
 import pytest
 
 from gateway.app import create_app
+from gateway.domain.limits import Account, LimitSetting, Metric, Scope, Window
 from gateway.domain.tasks import Observation, TaskError
 from gateway.errors import UpstreamAccount, UpstreamRejected
 from gateway.http.endpoints import TASK_ENDPOINTS
 from gateway.ports import Runtime
+from gateway.services import limiting
 from tests.support.clock import FakeClock
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.gateway_client import (
@@ -23,6 +27,9 @@ from tests.support.gateway_client import (
     submit,
 )
 from tests.support.listening import SERVERS, listening
+
+ODD_BODY = {**BODY, "duration": 5, "resolution": "4k", "content": BODY["content"][1:]}
+"""What the model's rules don't list: it has no 4k."""
 
 
 @pytest.mark.parametrize("port", SERVERS, indirect=True)
@@ -150,6 +157,29 @@ async def test_our_own_credentials_trouble_is_never_the_clients_401(
     assert int(response.headers["retry-after"]) > 0
 
 
+@pytest.mark.parametrize("path", [*SURFACES, f"{SURFACES[0]}?dry_run=1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com:99999/",
+        "http://0x7f.1/",
+        "http://2130706433/",
+        "http://127.0.0.1/",
+        "https://[fe80::1]/",
+    ],
+)
+async def test_a_callback_address_that_can_never_be_called_is_refused(
+    client: httpx.AsyncClient, upstream: FakeUpstream, path: str, url: str
+) -> None:
+    refused = await client.post(path, json={**BODY, "callback_url": url})
+
+    assert refused.status_code == 400
+    error = error_of(refused)
+    assert (error["code"], error["param"]) == ("InvalidParameter", "callback_url")
+    assert "allowed are" in error["message"]
+    assert not upstream.submits
+
+
 async def test_only_plain_json_is_read(client: httpx.AsyncClient) -> None:
     cases: tuple[tuple[dict[str, str], bytes, int], ...] = (
         ({"Content-Type": "text/plain"}, b"{}", 415),
@@ -210,20 +240,68 @@ async def test_the_description_can_be_switched_off(runtime: Runtime) -> None:
         assert (await client.get("/livez")).status_code == 200
 
 
-async def test_rules_that_are_only_warned_of_are_told_in_a_header(
-    runtime: Runtime, keys: Keys
-) -> None:
+@asynccontextmanager
+async def warned(runtime: Runtime, keys: Keys) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a gateway that only warns of the rules of models."""
     rules = runtime.config.validation.model_copy(update={"mode": "warn"})
     config = runtime.config.model_copy(update={"validation": rules})
     async with (
         listening(create_app(replace(runtime, config=config))) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
-    ):
-        answer = await client.post(
-            SURFACES[2],
-            json={**BODY, "duration": 5, "resolution": "4k", "content": BODY["content"][1:]},
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}",
             headers={"Authorization": f"Bearer {keys.owner}"},
-        )
+            trust_env=False,
+        ) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+async def test_rules_that_are_only_warned_of_are_told_in_a_header(
+    runtime: Runtime, keys: Keys, surface: str
+) -> None:
+    async with warned(runtime, keys) as client:
+        answer = await client.post(surface, json=ODD_BODY)
+        plain = await client.post(surface, json=BODY)
 
     assert answer.status_code == 200
     assert "resolution" in answer.headers["x-gateway-warning"]
+    assert "x-gateway-warning" not in plain.headers
+
+
+async def test_an_estimate_carries_the_warning_of_its_submit(runtime: Runtime, keys: Keys) -> None:
+    async with warned(runtime, keys) as client:
+        estimate = await client.post(f"{SURFACES[2]}?dry_run=1", json=ODD_BODY)
+        answer = await client.post(SURFACES[2], json=ODD_BODY)
+
+    assert estimate.status_code == 200
+    assert estimate.json()["would_refuse"] is None
+    warnings = estimate.headers.get_list("x-gateway-warning")
+    assert warnings == answer.headers.get_list("x-gateway-warning")
+    assert len(warnings) == 1
+
+
+async def test_a_warning_is_told_with_the_upstreams_refusal_too(
+    runtime: Runtime, keys: Keys, upstream: FakeUpstream
+) -> None:
+    upstream.submit_errors = [
+        UpstreamRejected("No such resolution.", code="InvalidParameter", status=400)
+    ]
+    async with warned(runtime, keys) as client:
+        refused = await client.post(SURFACES[2], json=ODD_BODY)
+
+    assert refused.status_code == 400
+    assert error_of(refused)["message"].startswith("No such resolution.")
+    assert "resolution" in refused.headers["x-gateway-warning"]
+    counted = runtime.metrics.validation_warnings.values
+    assert sum(counted.values()) == 1
+
+
+async def test_a_warning_is_told_with_a_spent_budget_too(runtime: Runtime, keys: Keys) -> None:
+    limit = LimitSetting(Account(Scope.ORGANIZATION, ""), Metric.VIDEOS, Window.DAY, 0)
+    await limiting.set_limit(runtime, "test", limit)
+    async with warned(runtime, keys) as client:
+        refused = await client.post(SURFACES[0], json=ODD_BODY)
+
+    assert refused.status_code == 402
+    assert "resolution" in refused.headers["x-gateway-warning"]

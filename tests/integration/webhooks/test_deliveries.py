@@ -15,6 +15,7 @@ from gateway.domain.webhooks import (
     NotificationState,
 )
 from gateway.errors import (
+    InvalidRequest,
     NotFound,
     UpstreamRejected,
 )
@@ -269,13 +270,91 @@ async def test_an_address_inside_is_refused_and_never_connected_to(
 ) -> None:
     async with open_again(allow_private=()) as runtime:
         client = await connect(runtime, upstream, clock)
-        await client.submit(receiver.url)
+        await client.submit(f"http://localhost:{receiver.port}/hook")
         await deliver(runtime)
 
         (waiting,) = await outbox(runtime)
 
+    # The name may lead elsewhere tomorrow.
+    assert waiting.state is NotificationState.PENDING
     assert waiting.last_error is DeliveryError.ADDRESS_REFUSED
     assert receiver.connection_count == 0
+
+
+@pytest.mark.parametrize(
+    ("webhooks", "word"),
+    [
+        ({"allow_private": ()}, DeliveryError.URL_REFUSED),
+        ({"allow_http": False}, DeliveryError.SCHEME_REFUSED),
+    ],
+)
+async def test_an_address_that_was_forbidden_meanwhile_is_a_dead_letter_at_once(
+    open_again: OpenRuntime,
+    upstream: FakeUpstream,
+    clock: FakeClock,
+    receiver: Receiver,
+    webhooks: dict[str, object],
+    word: DeliveryError,
+) -> None:
+    async with open_again() as runtime:
+        await (await connect(runtime, upstream, clock)).submit(receiver.url)
+
+    async with open_again(**webhooks) as runtime:
+        await deliver(runtime)
+        (dead,) = await outbox(runtime)
+
+    assert (dead.state, dead.attempt_count) == (NotificationState.DEAD, 1)
+    assert dead.last_error is word
+    assert receiver.connection_count == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("http://example.com:99999/", "a port of 1 to 65535"),
+        ("http://0x7f.1/", "an address such as 192.0.2.7"),
+        ("http://2130706433/", "an address such as 192.0.2.7"),
+        ("http://127.1/", "an address such as 192.0.2.7"),
+        ("http://10.1.2.3/", "webhooks.allow_private"),
+        ("https://169.254.169.254/latest", "webhooks.allow_private"),
+        ("http://[::1]:8080/", "webhooks.allow_private"),
+    ],
+)
+async def test_a_callback_address_that_can_never_be_called_is_refused_at_the_submit(
+    client: Client, upstream: FakeUpstream, url: str, allowed: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await client.submit(url)
+
+    assert refused.value.param == "callback_url"
+    assert "parameter callback_url specified in the request is not valid" in refused.value.message
+    assert allowed in refused.value.message
+    assert not upstream.submits
+
+
+async def test_a_loopback_address_is_refused_at_the_submit_unless_it_is_allowed(
+    open_again: OpenRuntime, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    async with open_again(allow_private=()) as runtime:
+        client = await connect(runtime, upstream, clock)
+        with pytest.raises(InvalidRequest, match=r"webhooks\.allow_private"):
+            await client.submit("http://127.0.0.1/")
+    async with open_again() as runtime:
+        await (await connect(runtime, upstream, clock)).submit("http://127.0.0.1/")
+
+    assert len(upstream.submits) == 1
+
+
+async def test_http_is_refused_at_the_submit_where_only_https_is_called(
+    open_again: OpenRuntime, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    async with open_again(allow_http=False) as runtime:
+        client = await connect(runtime, upstream, clock)
+        with pytest.raises(InvalidRequest, match="http is given, https is allowed"):
+            await client.submit("http://hooks.example/")
+        await client.submit("https://hooks.example/")
+
+    assert len(upstream.submits) == 1
 
 
 async def test_each_settled_task_is_told_to_the_sink_once_as_a_cloud_event(
@@ -309,6 +388,8 @@ async def test_each_settled_task_is_told_to_the_sink_once_as_a_cloud_event(
         bill.currency,
     )
     assert event["data"]["key"] == client.principal.key_id
+    assert event["data"]["project"] == client.principal.project_id
+    assert event["data"]["project_name"] == "default"
 
 
 async def test_the_sink_may_move_while_events_wait_for_it(

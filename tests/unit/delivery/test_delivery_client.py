@@ -138,7 +138,7 @@ async def test_a_private_address_is_not_connected_to_unless_it_is_allowed(
     async with Receiver() as receiver:
         result = await post(receiver.url, client(allow_private=allow_private))
 
-    assert result == DeliveryResult(None, DeliveryError.ADDRESS_REFUSED)
+    assert result == DeliveryResult(None, DeliveryError.URL_REFUSED)
     assert receiver.connection_count == 0
 
 

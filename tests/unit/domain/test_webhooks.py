@@ -41,7 +41,8 @@ NEW = Notification(
 DOWN = DeliveryResult(503, DeliveryError.REFUSED)
 USAGE = SettledUsage(
     task_id=NEW.task_id,
-    project="default",
+    project="proj_23ockqwa6hhkfiff3qjolsbdu2",
+    project_name="default",
     key="AbCdEfGhIjKl",
     model="doubao-seedance-1-0-pro",
     family="1.0 pro",
@@ -120,6 +121,8 @@ def test_a_delivered_notification_is_done() -> None:
     [
         (DeliveryResult(410, DeliveryError.GONE), NotificationState.DEAD),
         (DeliveryResult(None, DeliveryError.URL_INVALID), NotificationState.DEAD),
+        (DeliveryResult(None, DeliveryError.URL_REFUSED), NotificationState.DEAD),
+        (DeliveryResult(None, DeliveryError.SCHEME_REFUSED), NotificationState.DEAD),
         (DeliveryResult(404, DeliveryError.REFUSED), NotificationState.PENDING),
         (DeliveryResult(302, DeliveryError.REDIRECTED), NotificationState.PENDING),
         (DeliveryResult(None, DeliveryError.ADDRESS_REFUSED), NotificationState.PENDING),
@@ -172,7 +175,8 @@ def test_a_usage_event_is_a_cloud_event() -> None:
         "subject": "cgt-20261124181422-aaaaaaaaaaaaaaaaaaaa",
         "datacontenttype": "application/json",
         "data": {
-            "project": "default",
+            "project": "proj_23ockqwa6hhkfiff3qjolsbdu2",
+            "project_name": "default",
             "key": "AbCdEfGhIjKl",
             "model": "doubao-seedance-1-0-pro",
             "family": "1.0 pro",
