@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from gateway.clock import SystemClock
 from gateway.config import Config
 from gateway.domain.billing import Usage
+from gateway.domain.coverage import find_gaps
 from gateway.domain.models import Catalog, Family
-from gateway.domain.prices import Book, Case, PriceList
-from gateway.errors import ConfigurationError, PriceNotFound
-from gateway.runtime import open_books, open_catalog, open_prices
+from gateway.domain.prices import DEFAULT_BOOK, Book, PriceList
+from gateway.errors import ConfigurationError
+from gateway.runtime import make_routes, open_books, open_catalog, open_prices
 from gateway.services.diagnosing import Finding, Level
 
 
@@ -16,7 +17,7 @@ def check_prices(config: Config) -> Sequence[Finding]:
     """Return what is wrong, doubtful or missing about prices; one good finding if nothing is."""
     try:
         catalog = open_catalog(config)
-        prices = open_prices(config, catalog)
+        books, prices = open_books(config, catalog), open_prices(config, catalog)
     except ConfigurationError as error:
         return [Finding("prices", Level.FAIL, str(error), "Correct the file or the setting.")]
     if not prices.is_on:
@@ -24,7 +25,8 @@ def check_prices(config: Config) -> Sequence[Finding]:
         return [Finding("prices", Level.WARN, message, "Set it on to meter what is spent.")]
     findings = [
         *_check_books(config),
-        *_check_rates(config, open_books(config, catalog), prices),
+        *_check_rates(config, books, prices),
+        *_check_free_rows(books),
         *_check_coverage(config, catalog, prices),
     ]
     good = Finding("prices", Level.OK, f"every model has a price, charged in {prices.currency}")
@@ -45,7 +47,9 @@ def _check_books(config: Config) -> Sequence[Finding]:
 
 
 def _check_rates(config: Config, books: Mapping[str, Book], prices: PriceList) -> Sequence[Finding]:
-    currencies = {books[upstream.book.name].currency for upstream in config.upstreams}
+    # As of the sandbox, where no upstream is configured.
+    used = {upstream.book.name for upstream in config.upstreams} or {DEFAULT_BOOK}
+    currencies = {books[name].currency for name in used}
     return [
         Finding(
             "finance.rates",
@@ -57,39 +61,51 @@ def _check_rates(config: Config, books: Mapping[str, Book], prices: PriceList) -
     ]
 
 
+def _check_free_rows(books: Mapping[str, Book]) -> Sequence[Finding]:
+    """Tell of rows by which a video costs nothing."""
+    free = [
+        f"{row.place} makes {row.family} free"
+        for book in books.values()
+        for row in book.rows
+        if not row.prices.amount(Usage(tokens=1, seconds=1))
+    ]
+    if not free:
+        return []
+    message = f"{'; '.join(free)}: money budgets count nothing of it"
+    remedy = "Give the price, or leave the row out: what has no price is refused."
+    return [Finding("prices.files", Level.WARN, message, remedy)]
+
+
 def _check_coverage(config: Config, catalog: Catalog, prices: PriceList) -> Sequence[Finding]:
-    """Tell of models that the deployment names itself, and that would be refused for no price."""
-    named = {*config.models.endpoints, *(name for each in config.upstreams for name in each.models)}
+    """Tell of what an upstream would get, and the gateway refuses for no price."""
     now_ms = SystemClock().now_ms()
     findings = []
-    for upstream in config.upstreams:
+    for upstream, names_of in _list_served(config, catalog).items():
         lacking = [
-            unpriced
-            for model in sorted(named)
-            if (family := catalog.find(model)) is not None
-            and (unpriced := _find_unpriced(prices, upstream.name, model, family, now_ms))
+            _label(catalog.families[family], names) + ", and".join(map(str, gaps))
+            for family, names in names_of.items()
+            if (gaps := find_gaps(catalog.families[family], prices, upstream, now_ms))
         ]
         if lacking:
-            message = f"the book {upstream.book.name} has no price for {', '.join(lacking)}"
-            remedy = "Add rows for the family in a file of prices.files."
-            findings.append(
-                Finding(f"upstreams.{upstream.name}.prices", Level.WARN, message, remedy)
-            )
+            book = config.upstream(upstream).book.name
+            message = f"the book {book} has no price for {'; '.join(lacking)}"
+            remedy = "It is refused until rows for it are in a file of prices.files."
+            findings.append(Finding(f"upstreams.{upstream}.prices", Level.WARN, message, remedy))
     return findings
 
 
-def _find_unpriced(
-    prices: PriceList, upstream: str, model: str, family: Family, now_ms: int
-) -> str:
-    """Return the model, with its resolutions if some have a price now; empty if all have one."""
-    unpriced = []
-    resolutions = family.resolutions or (None,)
-    for resolution in resolutions:
-        case = Case(model, family.name, resolution, has_input_video=None, has_audio=None)
-        try:
-            prices.find(case, upstream, now_ms, Usage(tokens=1, seconds=1))
-        except PriceNotFound:
-            unpriced.append(resolution)
-    if not unpriced or len(unpriced) == len(resolutions):
-        return model if unpriced else ""
-    return f"{model} at {', '.join(map(str, unpriced))}"
+def _list_served(config: Config, catalog: Catalog) -> Mapping[str, Mapping[str, Sequence[str]]]:
+    """Return the families that each upstream gets, each with the names that it goes by there."""
+    routes = make_routes(config)
+    served: dict[str, dict[str, list[str]]] = {}
+    for model, family in catalog.by_model.items():
+        route = routes.choose_route(model)
+        if route is not None:
+            served.setdefault(route.upstream, {}).setdefault(family.name, []).append(model)
+    return served
+
+
+def _label(family: Family, names: Sequence[str]) -> str:
+    """Return the family, with the names that the deployment gave to it."""
+    own = [name for name in names if name not in family.ids]
+    return f"{family.name} ({', '.join(own)})" if own else family.name
