@@ -223,3 +223,12 @@ def test_a_name_that_can_not_be_printed_is_refused(run: RunCli, name: str) -> No
 
     assert (exit_code, out) == (1, "")
     assert err == "Error: The name has characters that can't be printed.\n"
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01", "9999-12-31", "9999-12-31T23:59:59-23:59"])
+def test_requests_of_any_age_may_be_erased(run: RunCli, moment: str) -> None:
+    run("migrate")
+
+    exit_code, out, err = run(f"tasks erase --before {moment}")
+
+    assert (exit_code, out, err) == (0, "0 requests erased\n", "")
