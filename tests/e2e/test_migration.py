@@ -181,6 +181,36 @@ def test_on_the_way_back_every_id_is_found_at_the_provider(start_site: Site) -> 
     assert provider.count_creates() == len(made) + 1
 
 
+def test_after_the_way_back_any_credential_lets_the_gateway_answer_what_it_knows(
+    start_site: Site,
+) -> None:
+    site, provider = start_site, start_site.provider
+    old = provider.submit()
+    provider.wait(old)
+    site.import_week()
+    new = site.client.post(ARK, json=make_body()).raise_for_status().json()["id"]
+    known = {task_id: wait_for_end(site.client, f"{ARK}/{task_id}") for task_id in (old, new)}
+    key = site.gateway.create_key()
+    site.gateway.stop()
+    data_dir, arguments = site.gateway.data_dir, ("--host", "127.0.0.1")
+    provider_is_gone = {**site.environ, "ARK_BASE_URL": "http://127.0.0.1:9/api/v3"}
+    without = {name: site.environ[name] for name in site.environ if name != "ARK_API_KEY"}
+
+    refused = run_program(
+        ["serve", "--port=0", f"--data-dir={data_dir}"], captured=site.captured, environ=without
+    )
+    assert refused.returncode == 2
+    assert "No upstream is configured" in refused.stderr
+    environ = {**provider_is_gone, "ARK_API_KEY": "withdrawn"}
+    with (
+        run_gateway(data_dir, site.captured, arguments, environ) as gateway,
+        gateway.open_client(key) as client,
+    ):
+        for task_id, task in known.items():
+            assert client.get(f"{ARK}/{task_id}").raise_for_status().json() == task
+        assert client.get(ARK).raise_for_status().json()["total"] == 2
+
+
 def test_an_id_that_nobody_knows_is_told_and_imports_nothing(start_site: Site) -> None:
     site = start_site
     done = run_program(
