@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, field_serializer, field_validator, model_
 from gateway.config_sections import Count, Seconds, Section
 from gateway.domain.limit_defaults import DefaultLimit, LimitDefaults, find_repeated
 from gateway.domain.limits import Metric, Window, check_window, parse_cap
-from gateway.domain.webhooks import find_secret_flaw
+from gateway.domain.webhooks import find_secret_flaw, parse_network
 
 Cap = Annotated[int | str | Decimal, Field(union_mode="left_to_right")]
 
@@ -131,6 +131,13 @@ class WebhooksConfig(Section):
             flaw = find_secret_flaw(secret.get_secret_value())
             if flaw is not None:
                 raise ValueError(f"secret {number} {flaw}")
+        return value
+
+    @field_validator("allow_private")
+    @classmethod
+    def _is_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            parse_network(network)
         return value
 
     @field_serializer("usage_url")

@@ -252,6 +252,12 @@ class Draining(GatewayFault):
     code = "Draining"
 
 
+class Reconciling(GatewayFault):
+    """After a restore, what the upstream made since the backup is not known yet."""
+
+    code = "Reconciling"
+
+
 class Overloaded(GatewayFault):
     code = "ServerOverloaded"
 

@@ -114,7 +114,7 @@ async def open_runtime(
             limiter=MemoryRateLimiter(clock, config.limits.rates_count_max),
             limit_cache=LimitCache(config.auth.cache_keys_max),
             journal=journal,
-            webhooks=_open_webhooks(config),
+            webhooks=open_webhooks(config),
             places=_open_places(config),
             signer=Signer(webhook_secrets(config, pepper or entropy(_PEPPER_BYTES))),
             audit=AuditState(),
@@ -341,8 +341,11 @@ def _open_status_cache(status: StatusConfig) -> StatusCache:
     )
 
 
-def _open_webhooks(config: Config) -> Mapping[NotificationKind, WebhookClient]:
-    """Return who posts what: callbacks go where clients say, usage events where we are told to."""
+def open_webhooks(config: Config) -> Mapping[NotificationKind, WebhookClient]:
+    """Return who posts what: callbacks go where clients say, usage events where we are told to.
+
+    Raises: ConfigurationError.
+    """
     settings = config.webhooks
     if settings.usage_url is not None:
         try:

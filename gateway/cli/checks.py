@@ -11,20 +11,17 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from gateway.cli.price_checks import check_prices
 from gateway.clock import SystemClock
 from gateway.config import Config, CredentialConfig, UpstreamConfig
-from gateway.domain.billing import Usage
-from gateway.domain.models import Catalog, Family
-from gateway.domain.prices import Book, Case, PriceList
-from gateway.errors import ConfigurationError, PriceNotFound
+from gateway.errors import ConfigurationError
 from gateway.observability.metrics import Metrics
 from gateway.runtime import (
     DATABASE_FILE,
     PEPPER_FILE,
     build_upstream,
-    open_books,
     open_catalog,
-    open_prices,
+    open_webhooks,
     read_credentials,
 )
 from gateway.services.diagnosing import Finding, Level
@@ -47,6 +44,7 @@ def check_config(
         *check_prices(config),
         *_check_storage(config),
         *_check_finance(config),
+        *_check_webhooks(config),
         *_check_upstreams(config, environ, no_upstream),
     ]
 
@@ -70,89 +68,6 @@ def _check_models(config: Config) -> Finding:
     except ConfigurationError as error:
         return Finding("models", Level.FAIL, str(error), "Correct the file or the mapping.")
     return Finding("models", Level.OK, "every model has its rules")
-
-
-def check_prices(config: Config) -> Sequence[Finding]:
-    """Return what is wrong, doubtful or missing about prices; one good finding if nothing is."""
-    try:
-        catalog = open_catalog(config)
-        prices = open_prices(config, catalog)
-    except ConfigurationError as error:
-        return [Finding("prices", Level.FAIL, str(error), "Correct the file or the setting.")]
-    if not prices.is_on:
-        message = "finance.pricing is off: tasks are free, and money budgets count nothing"
-        return [Finding("prices", Level.WARN, message, "Set it on to meter what is spent.")]
-    findings = [
-        *_check_books(config),
-        *_check_rates(config, open_books(config, catalog), prices),
-        *_check_coverage(config, catalog, prices),
-    ]
-    good = Finding("prices", Level.OK, f"every model has a price, charged in {prices.currency}")
-    return findings or [good]
-
-
-def _check_books(config: Config) -> Sequence[Finding]:
-    return [
-        Finding(
-            f"upstreams.{upstream.name}.price_book",
-            Level.WARN,
-            f"is not set, and its base_url does not tell: {upstream.book.name} is assumed",
-            "Set the book that this provider bills by; `prices list` shows those there are.",
-        )
-        for upstream in config.upstreams
-        if upstream.book.is_assumed
-    ]
-
-
-def _check_rates(config: Config, books: Mapping[str, Book], prices: PriceList) -> Sequence[Finding]:
-    currencies = {books[upstream.book.name].currency for upstream in config.upstreams}
-    return [
-        Finding(
-            "finance.rates",
-            Level.WARN,
-            f"has no rate for {currency}: one {currency} is charged as one {prices.currency}",
-            f"Set how many {prices.currency} one {currency} is.",
-        )
-        for currency in sorted(currencies - {prices.currency, *config.finance.rates})
-    ]
-
-
-def _check_coverage(config: Config, catalog: Catalog, prices: PriceList) -> Sequence[Finding]:
-    """Tell of models that the deployment names itself, and that would be refused for no price."""
-    named = {*config.models.endpoints, *(name for each in config.upstreams for name in each.models)}
-    now_ms = SystemClock().now_ms()
-    findings = []
-    for upstream in config.upstreams:
-        lacking = [
-            unpriced
-            for model in sorted(named)
-            if (family := catalog.find(model)) is not None
-            and (unpriced := _find_unpriced(prices, upstream.name, model, family, now_ms))
-        ]
-        if lacking:
-            message = f"the book {upstream.book.name} has no price for {', '.join(lacking)}"
-            remedy = "Add rows for the family in a file of prices.files."
-            findings.append(
-                Finding(f"upstreams.{upstream.name}.prices", Level.WARN, message, remedy)
-            )
-    return findings
-
-
-def _find_unpriced(
-    prices: PriceList, upstream: str, model: str, family: Family, now_ms: int
-) -> str:
-    """Return the model, with its resolutions if some have a price now; empty if all have one."""
-    unpriced = []
-    resolutions = family.resolutions or (None,)
-    for resolution in resolutions:
-        case = Case(model, family.name, resolution, has_input_video=None, has_audio=None)
-        try:
-            prices.find(case, upstream, now_ms, Usage(tokens=1, seconds=1))
-        except PriceNotFound:
-            unpriced.append(resolution)
-    if not unpriced or len(unpriced) == len(resolutions):
-        return model if unpriced else ""
-    return f"{model} at {', '.join(map(str, unpriced))}"
 
 
 def _check_storage(config: Config) -> Sequence[Finding]:
@@ -193,6 +108,14 @@ def _check_finance(config: Config) -> Sequence[Finding]:
     ]
 
 
+def _check_webhooks(config: Config) -> Sequence[Finding]:
+    try:
+        open_webhooks(config)
+    except ConfigurationError as error:
+        return [_read_flaw(str(error))]
+    return []
+
+
 def _check_upstreams(
     config: Config, environ: Mapping[str, str], no_upstream: Level
 ) -> Sequence[Finding]:
@@ -223,8 +146,7 @@ def _check_address(upstream: UpstreamConfig) -> Sequence[Finding]:
     stand_ins = {credential.name: _STAND_IN for credential in upstream.credentials}
     flaw = _find_flaw(upstream, stand_ins)
     if flaw is not None:
-        check, _, message = flaw.partition(": ")
-        findings.append(Finding(check, Level.FAIL, message, "Correct the setting."))
+        findings.append(_read_flaw(flaw))
     return findings
 
 
@@ -261,6 +183,12 @@ def _find_flaw(upstream: UpstreamConfig, credentials: Mapping[str, SecretStr]) -
     except ConfigurationError as error:
         return str(error)
     return None
+
+
+def _read_flaw(flaw: str) -> Finding:
+    """Return what is told as `setting: problem`."""
+    check, _, message = flaw.partition(": ")
+    return Finding(check, Level.FAIL, message, "Correct the setting.")
 
 
 def _check_mode(check: str, path: Path, mode: int) -> Finding:

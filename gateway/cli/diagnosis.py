@@ -38,10 +38,13 @@ def doctor(
     from gateway.settings import ConfigRefused
 
     try:
-        config = find_sandbox(common.load({"telemetry.log_level": "error"}))
+        configured = common.load({"telemetry.log_level": "error"})
     except ConfigRefused as error:
         print_findings(common, find_refusals(error))
         raise typer.Exit(2) from None
+    beside = find_sandbox(configured)
+    # Of a trial beside it, nothing follows for the upstreams that a live start would use.
+    config = configured if configured.upstreams else beside
     findings = [
         *check_config(config, os.environ, no_upstream=Level.FAIL),
         *check_host(config),
@@ -52,26 +55,33 @@ def doctor(
         for each in config.upstreams
         if not any(check.startswith(f"upstreams.{each.name}.") for check in broken)
     ]
-    findings += asyncio.run(_examine(config, sound, confirms_pepper=pepper_is_safe))
+    followed = (*config.upstreams, *beside.upstreams)
+    findings += asyncio.run(_examine(config, sound, followed, confirms_pepper=pepper_is_safe))
     print_findings(common, findings)
     if has_failed(findings):
         raise typer.Exit(1)
 
 
 async def _examine(
-    config: "Config", upstreams: Sequence["UpstreamConfig"], *, confirms_pepper: bool
+    config: "Config",
+    upstreams: Sequence["UpstreamConfig"],
+    followed: Sequence["UpstreamConfig"],
+    *,
+    confirms_pepper: bool,
 ) -> Sequence["Finding"]:
     from gateway.clock import SystemClock
     from gateway.observability.metrics import Metrics
     from gateway.runtime import open_upstreams
     from gateway.services.diagnosing import check_upstreams
 
-    findings = list(await _examine_store(config, confirms_pepper=confirms_pepper))
+    findings = list(await _examine_store(config, followed, confirms_pepper=confirms_pepper))
     async with open_upstreams(upstreams, os.environ, SystemClock(), Metrics()) as opened:
         return [*findings, *await check_upstreams(opened.values())]
 
 
-async def _examine_store(config: "Config", *, confirms_pepper: bool) -> Sequence["Finding"]:
+async def _examine_store(
+    config: "Config", followed: Sequence["UpstreamConfig"], *, confirms_pepper: bool
+) -> Sequence["Finding"]:
     from gateway.errors import ConfigurationError, StorageUnavailable
     from gateway.runtime import has_data, open_runtime
     from gateway.services.diagnosing import (
@@ -100,7 +110,7 @@ async def _examine_store(config: "Config", *, confirms_pepper: bool) -> Sequence
                 database,
                 *await _examine_pepper(runtime, confirms_copy=confirms_pepper),
                 await check_clock(runtime),
-                await check_routes(runtime, config.upstreams),
+                await check_routes(runtime, followed),
                 await check_ledger(runtime),
                 await check_budget(runtime),
             ]

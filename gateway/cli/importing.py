@@ -35,7 +35,10 @@ def import_(
     if (since is None) == (not ids):
         raise typer.BadParameter("say which tasks: --since or --id")
     from gateway.services import importing
+    from gateway.services.judging import LISTED_MS
 
+    if since is not None and since > LISTED_MS:
+        raise typer.BadParameter("--since must be 7d or less: upstreams list no older tasks")
     source = importing.Source(upstream, project, credential)
 
     async def act(runtime: "Runtime") -> "ImportReport":
@@ -52,6 +55,7 @@ def import_(
 def _print(common: Common, report: "ImportReport") -> None:
     from gateway.services.importing import Fate
 
+    ours = dict.fromkeys((Fate.IMPORTED, Fate.KNOWN), report.project.name)
     rows = [
         {
             "id": listed.upstream_task_id,
@@ -59,11 +63,12 @@ def _print(common: Common, report: "ImportReport") -> None:
             "model": listed.model,
             "created_at": rfc3339_or_none(listed.created_at_ms),
             "result": fate.value,
+            "project": report.owners.get(listed.upstream_task_id, ours.get(fate)),
         }
         for listed, fate in report.fates
     ]
     if not common.is_json:
-        columns = ["id", "status", "model", "created_at", "result"]
+        columns = ["id", "status", "model", "created_at", "result", "project"]
         print_table(columns, [[row[column] for column in columns] for row in rows])
         return
     print_json(
@@ -85,7 +90,10 @@ def _explain(report: "ImportReport") -> bool:
     count = report.count(Fate.IMPORTED)
     known = report.count(Fate.KNOWN)
     say(f"{count} imported into the project {report.project.name}, {known} known already.")
+    others = ", ".join(sorted(set(report.owners.values())))
     problems = {
+        Fate.FOREIGN: f"are known already in other projects ({others}), whose keys alone read "
+        "them: they are not imported again.",
         Fate.UNSETTLED: "may be of submissions of the gateway's own that are not settled yet: "
         "import again later.",
         Fate.ORPHAN: "are of submissions of the gateway's own that were given up: they are not "
@@ -97,5 +105,5 @@ def _explain(report: "ImportReport") -> bool:
             say(f"{report.count(fate)} {words}")
     if not report.is_complete:
         say("The list could not be read to its end: import again.")
-    is_left = report.count(Fate.UNSETTLED) or report.count(Fate.CLASH)
+    is_left = any(report.count(fate) for fate in (Fate.FOREIGN, Fate.UNSETTLED, Fate.CLASH))
     return report.is_complete and not is_left

@@ -6,6 +6,7 @@
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import tzinfo
 from typing import TYPE_CHECKING, Annotated, Final, TextIO
 
 import typer
@@ -178,14 +179,25 @@ def _read_query(
     if by not in words:
         raise typer.BadParameter(f"--by must be one of {', '.join(words)}")
     zone, now_ms = ZoneInfo(config.finance.timezone), SystemClock().now_ms()
-    to_ms = parse_moment(to, now_ms, zone) if to is not None else month_of(now_ms, zone)[1]
-    if from_ is not None:
-        from_ms = parse_moment(from_, now_ms, zone)
-    else:
-        from_ms = month_of(max(to_ms - 1, 0), zone)[0]
-    if not 0 <= from_ms < to_ms <= _YEAR_2200_MS:
-        raise typer.BadParameter("--from must be before --to, both of the years 1970 to 2199")
+    from_ms = _read_moment("--from", from_, now_ms, zone)
+    to_ms = _read_moment("--to", to, now_ms, zone)
+    if to_ms is None:
+        to_ms = month_of(now_ms, zone)[1]
+    if from_ms is None:
+        from_ms = max(month_of(max(to_ms - 1, 0), zone)[0], 0)
+    if from_ms >= to_ms:
+        raise typer.BadParameter("--from must be before --to")
     return UsageQuery(Basis(by), from_ms, to_ms, currency.upper() if currency is not None else None)
+
+
+def _read_moment(option: str, text: str | None, now_ms: int, zone: tzinfo) -> int | None:
+    """Return what an option gives, or None. Raises typer.BadParameter beyond what is reported."""
+    if text is None:
+        return None
+    at_ms = parse_moment(text, now_ms, zone)
+    if not 0 <= at_ms <= _YEAR_2200_MS:
+        raise typer.BadParameter(f"{option} must be of the years 1970 to 2199")
+    return at_ms
 
 
 def _read_groups(text: str | None) -> Sequence["Group"]:

@@ -12,14 +12,13 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 from urllib.parse import quote, urlsplit
 
 import idna
 
-from gateway.domain.webhooks import DeliveryError
-from gateway.errors import ConfigurationError
+from gateway.domain.webhooks import DeliveryError, parse_network
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) -> its addresses, in order of preference. Raises OSError for an unknown name."""
@@ -105,13 +104,8 @@ class AddressRules:
     """Which addresses may be connected to: the public ones, and the networks that are allowed."""
 
     def __init__(self, allow_private: Sequence[str] = ()) -> None:
-        """Raises ConfigurationError for what is not a network."""
-        try:
-            self._allowed = tuple(ip_network(network) for network in allow_private)
-        except ValueError as exc:
-            raise ConfigurationError(
-                "webhooks.allow_private: must be networks such as 10.1.0.0/16 or ::1/128"
-            ) from exc
+        """Raises ValueError for what is not a network: the configuration refuses that before."""
+        self._allowed = tuple(map(parse_network, allow_private))
 
     def admits(self, address: str) -> bool:
         """Whether `address`, as a resolver gives it, may be connected to."""

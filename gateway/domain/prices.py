@@ -274,15 +274,33 @@ def _agree(mine: _T | None, other: _T | None) -> bool:
     return mine is None or other is None or mine == other
 
 
-def _refuse_case(case: Case, book: str) -> PriceNotFound:
-    said = {True: " with", False: " without"}
+def describe_conditions(
+    resolutions: Sequence[str] = (),
+    *,
+    has_input_video: bool | None = None,
+    has_audio: bool | None = None,
+    is_draft: bool | None = None,
+    tier: str | None = None,
+) -> str:
+    """Return words that follow the name of a model; None, or an empty one, is not told."""
     words = [
-        f" at {show(case.resolution)}" if case.resolution else "",
-        f"{said[case.has_input_video]} input video" if case.has_input_video is not None else "",
-        f" in the tier {case.tier}" if case.tier else "",
+        f" at {', '.join(map(show, resolutions))}" if resolutions else "",
+        {None: "", True: " with input video", False: " without input video"}[has_input_video],
+        {None: "", True: " with audio", False: " without audio"}[has_audio],
+        {None: "", True: " as a draft", False: " not as a draft"}[is_draft],
+        f" in the tier {tier}" if tier else "",
     ]
+    return "".join(words)
+
+
+def _refuse_case(case: Case, book: str) -> PriceNotFound:
+    told = describe_conditions(
+        (case.resolution,) if case.resolution else (),
+        has_input_video=case.has_input_video,
+        tier=case.tier,
+    )
     return PriceNotFound(
-        f"The model {show(case.model)}{''.join(words)} has no price in the book {book} of this "
+        f"The model {show(case.model)}{told} has no price in the book {book} of this "
         f"gateway, so it is not served. The setting {PRICE_SETTING} adds one.",
         param="model",
     )

@@ -13,8 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final
 from urllib.parse import urlsplit
+
+from gateway.domain.refusals import show
 
 _SECOND_MS: Final = 1000
 _MINUTE_MS: Final = 60 * _SECOND_MS
@@ -291,6 +294,21 @@ def find_secret_flaw(secret: str) -> str | None:
     if is_example or len(set(key)) < _DISTINCT_BYTES_MIN:
         return "is an example or has next to no entropy"
     return None
+
+
+def parse_network(text: str) -> IPv4Network | IPv6Network:
+    """Return the network that `text` gives. Raises ValueError, which says what is allowed."""
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(
+            f"{show(text)} is no network; allowed are an address with its length, such as "
+            "10.1.0.0/16 or ::1/128"
+        ) from None
+    try:
+        return ip_network(text)
+    except ValueError:
+        raise ValueError(f"{show(text)} has bits set beyond its length; write {network}") from None
 
 
 def _rfc3339(at_ms: int) -> str:

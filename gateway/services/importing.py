@@ -5,8 +5,8 @@ bought before. An upstream task that may have come of one of the gateway's own s
 to the reconciler.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -25,7 +25,7 @@ from gateway.services.listing_passes import read_list
 from gateway.services.observing import schedule_look
 from gateway.services.patience import ask_patiently
 from gateway.services.status import no_such_task
-from gateway.storage import accounts, audit, orphans, tasks
+from gateway.storage import accounts, audit, orphans, projects, tasks
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -40,6 +40,7 @@ class Fate(StrEnum):
 
     IMPORTED = "imported"
     KNOWN = "known"  # it is ours already: submitted here, or imported before
+    FOREIGN = "foreign"  # the same, but of another project
     UNSETTLED = "unsettled"  # it may be of a submission of ours whose outcome is not known yet
     ORPHAN = "orphan"  # it is of a submission of ours that was given up
     CLASH = "clash"  # its id is that of another upstream's task
@@ -66,6 +67,8 @@ class ImportReport:
     """Newest first."""
     is_complete: bool = True
     """Whether the whole list was read; else another import may find more."""
+    owners: Mapping[str, str] = field(default_factory=dict)
+    """The names of the projects that foreign tasks are of, by the tasks' ids at the upstream."""
 
     def count(self, fate: Fate) -> int:
         return sum(each is fate for _, each in self.fates)
@@ -83,7 +86,8 @@ class _Own:
     """What the store has that listed tasks may be."""
 
     sent: Sequence[Sent]
-    known_ids: Collection[str]
+    owners: Mapping[str, str]
+    """Project id by upstream task id, of those that are known."""
     orphan_ids: Collection[str]
 
 
@@ -158,18 +162,23 @@ async def _import(
         _find_own, place.upstream.name, place.upstream.credentials, ids, now_ms - LISTED_MS
     )
     fates = _judge(runtime, place, newest_first, own, now_ms)
+    owners = dict(own.owners)
     wanted = [task for task in newest_first if fates[task.upstream_task_id] is Fate.IMPORTED]
     for start in range(0, len(wanted), _ROWS_PER_BATCH):
         batch = wanted[start : start + _ROWS_PER_BATCH]
         made = [_make_task(runtime, place, task) for task in batch]
         events = [_audit(runtime, actor, place, task) for task in made]
-        fates |= await runtime.db.write(_add, list(zip(made, events, strict=True)))
+        added = await runtime.db.write(_add, list(zip(made, events, strict=True)))
+        fates |= {task_id: fate for task_id, (fate, _) in added.items()}
+        owners |= {task_id: owner_id for task_id, (_, owner_id) in added.items()}
+    names = {each.id: each.name for each in await runtime.db.read(projects.list_projects)}
     return ImportReport(
         place.project,
         place.upstream.name,
         place.credential,
         [(task, fates[task.upstream_task_id]) for task in newest_first],
         is_complete,
+        {each: names[owners[each]] for each, fate in fates.items() if fate is Fate.FOREIGN},
     )
 
 
@@ -187,13 +196,13 @@ def _find_own(
         for credential in credentials
         for claimant in accounts.list_claimants(conn, upstream, credential, since_ms)
     ]
-    known_ids = accounts.find_known(conn, upstream, listed_ids)
+    owners = accounts.find_owners(conn, upstream, listed_ids)
     orphan_ids = [
         orphan_id
         for credential in credentials
         for orphan_id in orphans.find(conn, upstream, credential, listed_ids)
     ]
-    return _Own(sent, known_ids, orphan_ids)
+    return _Own(sent, owners, orphan_ids)
 
 
 def _judge(
@@ -202,13 +211,19 @@ def _judge(
     """Return what is to become of each; only what can't be of any attempt is imported."""
     policy = policy_of(runtime, place.upstream.name, {}, now_ms)
     seen = Pass(tuple(listed), now_ms, now_ms, is_complete=True)
-    verdict = match(own.sent, seen, {*own.known_ids, *own.orphan_ids}, policy)
+    verdict = match(own.sent, seen, {*own.owners, *own.orphan_ids}, policy)
     fates = {task.upstream_task_id: Fate.UNSETTLED for task in listed}
     for orphan in verdict.orphans:
         fate = Fate.ORPHAN if orphan.task_ids else Fate.IMPORTED
         fates[orphan.listed.upstream_task_id] = fate
     fates |= dict.fromkeys(own.orphan_ids, Fate.ORPHAN)
-    return fates | dict.fromkeys(own.known_ids, Fate.KNOWN)
+    return fates | {
+        task_id: _name_known(owner_id, place.project.id) for task_id, owner_id in own.owners.items()
+    }
+
+
+def _name_known(owner_id: str, project_id: str) -> Fate:
+    return Fate.KNOWN if owner_id == project_id else Fate.FOREIGN
 
 
 def _make_task(runtime: Runtime, place: _Place, listed: ListedTask) -> Task:
@@ -254,18 +269,25 @@ def _state_of(listed: ListedTask) -> TaskState:
     return TaskState(listed.status) if is_clear else TaskState.QUEUED
 
 
-def _add(conn: "Connection", made: Sequence[tuple[Task, AuditEvent]]) -> dict[str, Fate]:
-    """One transaction: write those that nobody has written meanwhile."""
+def _add(
+    conn: "Connection", made: Sequence[tuple[Task, AuditEvent]]
+) -> Mapping[str, tuple[Fate, str]]:
+    """One transaction: write those that nobody has written meanwhile.
+
+    Return what became of each, with the id of the project that has it.
+    """
     present = tasks.find_ids(conn, [task.id for task, _ in made])
-    fates: dict[str, Fate] = {}
+    fates: dict[str, tuple[Fate, str]] = {}
     for task, event in made:
-        home = present.get(task.id)
-        if home is None:
+        if task.id not in present:
             tasks.admit_imported(conn, task)
             audit.add(conn, event)
-            fates[task.id] = Fate.IMPORTED
-        else:
-            fates[task.id] = Fate.KNOWN if home == task.route.upstream else Fate.CLASH
+            fates[task.id] = Fate.IMPORTED, task.project_id
+            continue
+        upstream, owner_id = present[task.id]
+        is_same = upstream == task.route.upstream
+        fate = _name_known(owner_id, task.project_id) if is_same else Fate.CLASH
+        fates[task.id] = fate, owner_id
     return fates
 
 

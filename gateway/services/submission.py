@@ -19,6 +19,7 @@ from gateway.errors import (
     AccessDenied,
     Draining,
     Overloaded,
+    Reconciling,
     StorageUnavailable,
 )
 from gateway.ports import P, Query, Runtime
@@ -68,9 +69,8 @@ def refuse_if_closed(runtime: Runtime) -> None:
     if runtime.lifecycle.is_draining:
         raise Draining("The gateway is stopping; send the request again.", retry_after_s=5)
     if runtime.lifecycle.is_reconciling:
-        raise Draining(
+        raise Reconciling(
             "The gateway compares its restored data with the upstream; try again later.",
-            code="Reconciling",
             retry_after_s=30,
         )
     refuse_if_doubtful(runtime)

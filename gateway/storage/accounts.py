@@ -193,19 +193,26 @@ def find_known(
     conn: sa.Connection, upstream: str, upstream_task_ids: Collection[str]
 ) -> frozenset[str]:
     """Return those of the ids that tasks have, whichever credential of the upstream made them."""
+    return frozenset(find_owners(conn, upstream, upstream_task_ids))
+
+
+def find_owners(
+    conn: sa.Connection, upstream: str, upstream_task_ids: Collection[str]
+) -> Mapping[str, str]:
+    """Return those of the ids that tasks have, as `find_known`, with the project id of each."""
     credentials = list(_list_credentials(conn, upstream))
-    known: set[str] = set()
+    owners: dict[str, str] = {}
     ids = iter(upstream_task_ids)
     while part := list(islice(ids, _IDS_PER_QUERY)):
         rows = conn.execute(
-            sa.select(tasks.c.upstream_task_id).where(
+            sa.select(tasks.c.upstream_task_id, tasks.c.project_id).where(
                 tasks.c.upstream == upstream,
                 tasks.c.credential.in_(credentials),
                 tasks.c.upstream_task_id.in_(part),
             )
         )
-        known.update(rows.scalars())
-    return frozenset(known)
+        owners.update((row.upstream_task_id, row.project_id) for row in rows)
+    return owners
 
 
 def find_control(

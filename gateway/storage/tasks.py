@@ -205,10 +205,12 @@ def find_by_upstream_id(
     return None if row is None else _task(row)
 
 
-def find_ids(conn: sa.Connection, task_ids: Sequence[str]) -> Mapping[str, str]:
-    """Return those of the ids that tasks have here, with the upstream of each."""
-    chosen = sa.select(tasks.c.id, tasks.c.upstream).where(tasks.c.id.in_(task_ids))
-    return {row.id: row.upstream for row in conn.execute(chosen)}
+def find_ids(conn: sa.Connection, task_ids: Sequence[str]) -> Mapping[str, tuple[str, str]]:
+    """Return those of the ids that tasks have here, with the upstream and project id of each."""
+    chosen = sa.select(tasks.c.id, tasks.c.upstream, tasks.c.project_id).where(
+        tasks.c.id.in_(task_ids)
+    )
+    return {row.id: (row.upstream, row.project_id) for row in conn.execute(chosen)}
 
 
 def page_owned(

@@ -162,6 +162,8 @@ async def test_an_id_is_known_whichever_credential_submitted_it(database: Databa
 
     assert known == {retired.upstream_task_id}
     assert await database.read(accounts.find_known, "ark", []) == frozenset()
+    owners = await database.read(accounts.find_owners, "ark", [str(retired.upstream_task_id)])
+    assert owners == {retired.upstream_task_id: retired.project_id}
 
 
 async def test_the_control_is_the_last_task_that_a_list_has_to_show(database: Database) -> None:

@@ -159,4 +159,6 @@ async def test_imported_tasks_are_found_by_id_and_upstream_id(database: Database
         tasks.find_by_upstream_id, route.upstream, route.credential, task.id
     )
     assert found == task
-    assert await database.read(tasks.find_ids, [task.id, "nobody"]) == {task.id: route.upstream}
+    assert await database.read(tasks.find_ids, [task.id, "nobody"]) == {
+        task.id: (route.upstream, task.project_id)
+    }

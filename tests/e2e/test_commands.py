@@ -197,6 +197,42 @@ def test_the_doctor_proves_a_credential_by_a_free_read(
     assert gateway.read_truth()["creates"] == creates
 
 
+@pytest.mark.parametrize("by_file", [False, True], ids=["by environment", "by file"])
+def test_the_doctor_checks_what_is_configured_and_not_the_trial_beside_it(
+    gateway: Gateway,
+    tmp_path: Path,
+    captured: Captured,
+    by_file: bool,  # noqa: FBT001 - a case
+) -> None:
+    closed = "http://127.0.0.1:9/api/v3"
+    environ = {"ARK_API_KEY": "bogus", "ARK_BASE_URL": closed}
+    options = []
+    if by_file:
+        upstream = f"{{name: ark, base_url: '{closed}', credentials: [{{env: K}}]}}"
+        (tmp_path / "gateway.yaml").write_text(f"upstreams: [{upstream}]\n")
+        options = ["--config", str(tmp_path / "gateway.yaml")]
+        environ = {"K": "bogus"}
+    arguments = ["doctor", "--format", "json", "--data-dir", str(gateway.data_dir), *options]
+    with gateway.open_client() as client:
+        submit(client, FOREVER_QUEUED)
+
+    done = run_program(arguments, captured=captured, environ=environ)
+
+    levels = {each["check"]: each["level"] for each in json.loads(done.stdout)["findings"]}
+    assert done.returncode == 1
+    assert levels["upstream ark, credential default"] == "fail"
+    assert not any("sandbox" in check for check in levels)
+    assert levels["routes"] == "ok"  # the trial follows its tasks
+
+
+def test_without_an_upstream_the_doctor_checks_the_trial_beside_it(gateway: Gateway) -> None:
+    done = gateway.run_cli("doctor", "--format", "json")
+
+    checks = [each["check"] for each in json.loads(done.stdout)["findings"]]
+    assert "upstreams" not in checks
+    assert "upstream sandbox, credential default" in checks
+
+
 def test_a_bootstrap_key_works_from_the_first_start_on(
     start_gateway: StartGateway, captured: Captured
 ) -> None:

@@ -150,6 +150,53 @@ def test_a_task_made_by_the_gateway_is_not_taken_for_one_from_before(start_site:
     assert {item["id"] for item in items} == {old, new}
 
 
+def test_an_import_of_tasks_of_another_project_says_whose_they_are_and_ends_with_1(
+    start_site: Site,
+) -> None:
+    site = start_site
+    old, unknown = site.provider.submit(), site.provider.submit()
+    for_p2 = ("tasks", "import", "--upstream=ark", "--project=p2")
+    site.run_json("projects", "create", "p2")
+    site.run_json("tasks", "import", "--upstream=ark", "--project=default", f"--id={old}")
+
+    exit_code, report = site.run_json(*for_p2, "--since=168h")
+    as_table = run_program(
+        [*for_p2, "--since=7d", f"--data-dir={site.gateway.data_dir}"],
+        captured=site.captured,
+        environ=site.environ,
+    )
+
+    assert isinstance(report, dict)
+    assert exit_code == as_table.returncode == 1
+    assert (report["imported"], report["known"], report["foreign"]) == (1, 0, 1)
+    whose = {task["id"]: (task["result"], task["project"]) for task in report["tasks"]}
+    assert whose == {old: ("foreign", "default"), unknown: ("imported", "p2")}
+    (row,) = (line.split() for line in as_table.stdout.splitlines() if line.startswith(old))
+    assert row[-2:] == ["foreign", "default"]
+    assert "0 imported into the project p2, 1 known already." in as_table.stderr
+    assert "1 are known already in other projects (default)" in as_table.stderr
+
+
+def test_an_import_from_further_back_than_upstreams_list_is_refused(start_site: Site) -> None:
+    site = start_site
+    for since in ("8d", "169h", "3650d"):
+        done = run_program(
+            [
+                "tasks",
+                "import",
+                "--upstream=ark",
+                "--project=default",
+                f"--since={since}",
+                f"--data-dir={site.gateway.data_dir}",
+            ],
+            captured=site.captured,
+            environ=site.environ,
+        )
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--since must be 7d or less" in done.stderr
+
+
 def test_on_the_way_back_every_id_is_found_at_the_provider(start_site: Site) -> None:
     site, provider = start_site, start_site.provider
     old = provider.submit()
@@ -179,6 +226,36 @@ def test_on_the_way_back_every_id_is_found_at_the_provider(start_site: Site) -> 
         assert theirs["id"] == row["upstream_task_id"]
         assert theirs["status"] in {row["state"], "running"}
     assert provider.count_creates() == len(made) + 1
+
+
+def test_after_the_way_back_any_credential_lets_the_gateway_answer_what_it_knows(
+    start_site: Site,
+) -> None:
+    site, provider = start_site, start_site.provider
+    old = provider.submit()
+    provider.wait(old)
+    site.import_week()
+    new = site.client.post(ARK, json=make_body()).raise_for_status().json()["id"]
+    known = {task_id: wait_for_end(site.client, f"{ARK}/{task_id}") for task_id in (old, new)}
+    key = site.gateway.create_key()
+    site.gateway.stop()
+    data_dir, arguments = site.gateway.data_dir, ("--host", "127.0.0.1")
+    provider_is_gone = {**site.environ, "ARK_BASE_URL": "http://127.0.0.1:9/api/v3"}
+    without = {name: site.environ[name] for name in site.environ if name != "ARK_API_KEY"}
+
+    refused = run_program(
+        ["serve", "--port=0", f"--data-dir={data_dir}"], captured=site.captured, environ=without
+    )
+    assert refused.returncode == 2
+    assert "No upstream is configured" in refused.stderr
+    environ = {**provider_is_gone, "ARK_API_KEY": "withdrawn"}
+    with (
+        run_gateway(data_dir, site.captured, arguments, environ) as gateway,
+        gateway.open_client(key) as client,
+    ):
+        for task_id, task in known.items():
+            assert client.get(f"{ARK}/{task_id}").raise_for_status().json() == task
+        assert client.get(ARK).raise_for_status().json()["total"] == 2
 
 
 def test_an_id_that_nobody_knows_is_told_and_imports_nothing(start_site: Site) -> None:

@@ -1,5 +1,6 @@
 """Tasks from before the switch: read and listed under their own ids, followed, never charged."""
 
+import asyncio
 from dataclasses import replace
 
 import httpx
@@ -22,6 +23,7 @@ from gateway.errors import (
 )
 from gateway.ports import ListedPage, Runtime
 from gateway.services import admin, operating
+from gateway.services.auth import authenticate
 from gateway.services.cancelling import cancel_task
 from gateway.services.importing import (
     Fate,
@@ -414,3 +416,42 @@ async def test_a_draft_from_before_can_be_built_on(
     await submit_task(runtime, principal, body, "req")
 
     assert upstream.submits[0].draft_task_id == OLD
+
+
+async def test_a_task_of_another_project_stays_there_and_is_told_with_its_project(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    await admin.create_project(runtime, "test", "p2")
+    created = await admin.create_key(runtime, "test", "p2")
+    second = await authenticate(runtime, created.key.encode())
+    make_before(upstream, clock)
+    await import_week(runtime)
+    before = await stored(runtime, OLD)
+    make_before(upstream, clock, "old-2")
+
+    report = await import_week(runtime, Source("fake", "p2"))
+    by_id = await import_ids(runtime, "test", Source("fake", "p2"), [OLD])
+    back = await import_week(runtime)
+
+    assert fates_of(report) == {OLD: "foreign", "old-2": "imported"}
+    assert report.owners == by_id.owners == {OLD: "default"}
+    assert fates_of(back) == {OLD: "known", "old-2": "foreign"}
+    assert back.owners == {"old-2": "p2"}
+    assert await stored(runtime, OLD) == before
+    assert (await get_task(runtime, principal, OLD)).task == before
+    with pytest.raises(TaskNotFound):
+        await get_task(runtime, second, OLD)
+
+
+async def test_two_imports_at_once_for_two_projects_tell_whose_a_task_is(
+    runtime: Runtime, upstream: FakeUpstream, clock: FakeClock
+) -> None:
+    await admin.create_project(runtime, "test", "p2")
+    make_before(upstream, clock)
+
+    reports = await asyncio.gather(import_week(runtime), import_week(runtime, Source("fake", "p2")))
+
+    assert sorted(fates_of(report)[OLD] for report in reports) == ["foreign", "imported"]
+    (foreign,) = (report for report in reports if report.count(Fate.FOREIGN))
+    (home,) = (report for report in reports if report.count(Fate.IMPORTED))
+    assert foreign.owners == {OLD: home.project.name}

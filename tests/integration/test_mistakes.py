@@ -117,6 +117,44 @@ def test_what_a_start_would_refuse_is_found_before_it(
     assert "canary" not in out + started[2]
 
 
+@pytest.mark.parametrize(
+    ("webhooks", "check", "problem"),
+    [
+        (
+            "allow_private: [10.0.0.0/8, foo]",
+            "webhooks.allow_private",
+            "foo is no network; allowed are an address with its length, such as 10.1.0.0/16",
+        ),
+        (
+            "allow_private: [10.0.0.1/8]",
+            "webhooks.allow_private",
+            "10.0.0.1/8 has bits set beyond its length; write 10.0.0.0/8",
+        ),
+        ("ca_file: gone.pem", "webhooks.ca_file", "No such file"),
+        ("ca_file: gateway.yaml", "webhooks.ca_file", "NO_CERTIFICATE"),
+        (
+            "usage_url: 'http://127.1/sink'",
+            "webhooks.usage_url",
+            "nothing can be delivered there (url_invalid)",
+        ),
+    ],
+)
+def test_what_a_start_would_refuse_of_webhooks_is_found_before_it(
+    run: RunCli, tmp_path: Path, webhooks: str, check: str, problem: str
+) -> None:
+    (tmp_path / "gateway.yaml").write_text(f"webhooks: {{{webhooks}}}\n")
+
+    exit_code, out, _ = run("config check --config gateway.yaml --format json")
+    started = run("serve --sandbox --config gateway.yaml --port 0 --data-dir data")
+
+    findings = [each for each in json.loads(out)["findings"] if each["level"] == "fail"]
+    assert [each["check"] for each in findings] == [check]
+    assert problem in findings[0]["message"]
+    assert exit_code == started[0] == 2
+    assert f"{check}: " in started[2]
+    assert problem in started[2]
+
+
 def test_a_lost_pepper_is_never_replaced_while_keys_work(run: RunCli, tmp_path: Path) -> None:
     key_id = json.loads(run("keys create --format json")[1])["id"]
     pepper = tmp_path / ".data" / "pepper"
@@ -185,3 +223,12 @@ def test_a_name_that_can_not_be_printed_is_refused(run: RunCli, name: str) -> No
 
     assert (exit_code, out) == (1, "")
     assert err == "Error: The name has characters that can't be printed.\n"
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01", "9999-12-31", "9999-12-31T23:59:59-23:59"])
+def test_requests_of_any_age_may_be_erased(run: RunCli, moment: str) -> None:
+    run("migrate")
+
+    exit_code, out, err = run(f"tasks erase --before {moment}")
+
+    assert (exit_code, out, err) == (0, "0 requests erased\n", "")

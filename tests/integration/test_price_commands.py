@@ -258,12 +258,36 @@ def test_the_check_of_the_configuration_finds_what_is_wrong_about_prices(
         (
             f"upstreams: [{UPSTREAM}, price_book: own, models: {{house: {V20}}}}}]\n{OWN_FILE}",
             "upstreams.ark.prices",
-            "the book own has no price for house",
+            (
+                "the book own has no price for seedance-1-0-pro-fast; seedance-1-0-lite-t2v; "
+                "seedance-1-0-lite-i2v; seedance-1-5-pro; seedance-2-0 (house); "
+                "seedance-2-0-fast; seedance-2-0-mini; seedance-2-5"
+            ),
         ),
         (
             f"upstreams: [{UPSTREAM}, price_book: byteplus-usd, models: {{house: {V25}}}}}]",
             "upstreams.ark.prices",
-            "the book byteplus-usd has no price for house at 1080p",
+            "the book byteplus-usd has no price for seedance-2-5 (house) at 1080p",
+        ),
+        (
+            f"upstreams: [{UPSTREAM}, price_book: byteplus-usd}}]",
+            "upstreams.ark.prices",
+            "the book byteplus-usd has no price for seedance-2-5 at 1080p",
+        ),
+        (
+            "finance: {currency: USD}",
+            "finance.rates",
+            "has no rate for CNY: one CNY is charged as one USD",
+        ),
+        (
+            "finance: {currency: USD, rates: {USD: 1, EUR: 2}}",
+            "finance.rates",
+            "has no rate for CNY: one CNY is charged as one USD",
+        ),
+        (
+            "prices: {files: [free.yaml]}",
+            "prices.files",
+            "free.yaml: prices[0] makes seedance-1-0-pro free: money budgets count nothing of it",
         ),
         (
             "finance: {pricing: false}",
@@ -276,11 +300,39 @@ def test_the_check_of_the_configuration_warns_of_what_is_doubtful_about_prices(
     run: CommandLine, text: str, where: str, problem: str
 ) -> None:
     run.write("own.yaml", OWN_BOOK)
+    run.write("free.yaml", OWN_BOOK.replace('"2.5"', "0"))
 
     exit_code, findings = check(run, text)
 
     assert exit_code == 0
+    assert "prices" not in findings or where == "prices"  # not said to be good, too
     assert findings[where] == ("warn", problem)
+
+
+def test_what_the_check_has_no_price_for_is_refused_and_the_rest_is_not(run: CommandLine) -> None:
+    config = run.write("gateway.yaml", f"upstreams: [{UPSTREAM}, price_book: byteplus-usd}}]")
+    refused = run(
+        f"prices quote {write_body(run, model=V25, resolution='1080p')} --config {config}"
+    )
+    priced = run(f"prices quote {write_body(run, model=V25, resolution='720p')} --config {config}")
+
+    assert "at 1080p without input video in the tier default has no price" in refused.complaint
+    assert (refused.exit_code, priced.exit_code) == (1, 0)
+
+
+def test_only_the_upstream_that_gets_a_model_needs_its_price(run: CommandLine) -> None:
+    """What no other names goes to the first: the second is asked for what it names."""
+    run.write("own.yaml", OWN_BOOK)
+    first = UPSTREAM + ", price_book: volcengine-cny}"
+    second = UPSTREAM.replace("ark", "two", 1) + f", price_book: own, models: {{house: {PRO}}}}}"
+    text = f"upstreams: [{first}, {second}]\n{OWN_FILE}finance: {{rates: {{EUR: 8}}}}"
+
+    assert check(run, text)[1]["prices"] == ("ok", "every model has a price, charged in CNY")
+    other = text.replace(PRO, V20)
+    assert check(run, other)[1]["upstreams.two.prices"] == (
+        "warn",
+        "the book own has no price for seedance-2-0 (house)",
+    )
 
 
 def test_good_prices_are_told_with_their_currency(run: CommandLine) -> None:

@@ -14,10 +14,10 @@ from gateway.domain.keys import Principal
 from gateway.domain.projects import AuditEvent
 from gateway.domain.tasks import Observation, TaskState
 from gateway.errors import (
-    Draining,
     InvalidRequest,
     LedgerDifference,
     NotFound,
+    Reconciling,
     UpstreamAmbiguous,
     UpstreamUnavailable,
 )
@@ -235,7 +235,7 @@ async def test_after_a_restore_a_probe_waits_for_the_comparison_like_every_submi
     event = AuditEvent("evt_marked", clock.now, "cli", "database.restored", "")
     await runtime.db.write(backup.mark_restored, event)
 
-    with pytest.raises(Draining) as caught:
+    with pytest.raises(Reconciling) as caught:
         await probe(runtime)
 
     assert caught.value.public_code == "Reconciling"

@@ -14,7 +14,7 @@ from gateway.config import Config
 from gateway.domain.keys import Principal
 from gateway.domain.projects import AuditEvent
 from gateway.domain.tasks import TaskState
-from gateway.errors import Draining, UpstreamUnavailable
+from gateway.errors import Reconciling, UpstreamUnavailable
 from gateway.observability.logging import open_logger
 from gateway.ports import ListedPage, Runtime
 from gateway.runtime import DATABASE_FILE, open_runtime
@@ -114,7 +114,7 @@ async def test_tasks_that_the_backup_does_not_know_are_orphans(
 
     async with open_restored() as restored:
         assert restored.lifecycle.is_reconciling
-        with pytest.raises(Draining) as caught:
+        with pytest.raises(Reconciling) as caught:
             await submit_task(restored, principal, a_body(), "req")
         assert caught.value.public_code == "Reconciling"
         assert await restoring.compare_restored(restored)

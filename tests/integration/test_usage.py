@@ -463,6 +463,50 @@ def test_wrong_usage_ends_with_2(report: Callable[[str], Report], options: str) 
     assert done.err
 
 
+ENDS_OF_TIME = ("0001-01-01", "1969-12-31", "2200-01-02", "9999-12-31", "9999-12-31T23:59:59.999Z")
+OF_TIME = "of the years 1970 to 2199"
+
+
+@pytest.mark.parametrize(
+    "zone", ["UTC", "Asia/Singapore", "America/New_York", "Pacific/Kiritimati"]
+)
+@pytest.mark.parametrize("by", ["settled", "submitted", "settled --group-by day"])
+@pytest.mark.parametrize("moment", ENDS_OF_TIME)
+def test_a_moment_beyond_what_is_reported_is_refused_by_name(
+    report: Callable[[str], Report],
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    by: str,
+    zone: str,
+) -> None:
+    monkeypatch.setenv("GATEWAY_FINANCE__TIMEZONE", zone)
+    for options, name in {
+        f"--to {moment}": "--to",
+        f"--from {moment}": "--from",
+        f"--from {moment} --to {moment}": "--from",
+        f"--from 2026-01-01 --to {moment}": "--to",
+        f"--from {moment} --to 2026-01-01": "--from",
+        f"--from 0001-01-01 --to {moment}": "--from",
+    }.items():
+        done = report(f"{options} --by {by}")
+
+        assert (done.exit_code, done.out) == (2, "")
+        words = " ".join(done.err.replace("\u2502", " ").split())
+        assert f"{name} must be {OF_TIME}" in words
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Singapore", "America/New_York"])
+@pytest.mark.usefixtures("sold")
+async def test_the_first_and_the_last_day_can_be_reported(
+    report: Callable[[str], Report], monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    monkeypatch.setenv("GATEWAY_FINANCE__TIMEZONE", zone)
+    for by in ("settled", "submitted", "settled --group-by day"):
+        for options in ("--to 1970-03-02", "--to 2199-12-31", "--from 1970-01-02 --to 1970-01-04"):
+            done = await sync(report, f"{options} --by {by}")
+            assert done.exit_code == 0, done.err
+
+
 @pytest.mark.tampers_with_books
 @pytest.mark.usefixtures("sold")
 async def test_two_currencies_are_refused_by_name_unless_one_is_chosen(
