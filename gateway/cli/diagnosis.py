@@ -56,7 +56,10 @@ def doctor(
         if not any(check.startswith(f"upstreams.{each.name}.") for check in broken)
     ]
     followed = (*config.upstreams, *beside.upstreams)
-    findings += asyncio.run(_examine(config, sound, followed, confirms_pepper=pepper_is_safe))
+    is_trial = not configured.upstreams if config.upstreams else None
+    findings += asyncio.run(
+        _examine(config, sound, followed, is_trial=is_trial, confirms_pepper=pepper_is_safe)
+    )
     print_findings(common, findings)
     if has_failed(findings):
         raise typer.Exit(1)
@@ -67,6 +70,7 @@ async def _examine(
     upstreams: Sequence["UpstreamConfig"],
     followed: Sequence["UpstreamConfig"],
     *,
+    is_trial: bool | None,
     confirms_pepper: bool,
 ) -> Sequence["Finding"]:
     from gateway.clock import SystemClock
@@ -74,19 +78,26 @@ async def _examine(
     from gateway.runtime import open_upstreams
     from gateway.services.diagnosing import check_upstreams
 
-    findings = list(await _examine_store(config, followed, confirms_pepper=confirms_pepper))
+    findings = list(
+        await _examine_store(config, followed, is_trial=is_trial, confirms_pepper=confirms_pepper)
+    )
     async with open_upstreams(upstreams, os.environ, SystemClock(), Metrics()) as opened:
         return [*findings, *await check_upstreams(opened.values())]
 
 
 async def _examine_store(
-    config: "Config", followed: Sequence["UpstreamConfig"], *, confirms_pepper: bool
+    config: "Config",
+    followed: Sequence["UpstreamConfig"],
+    *,
+    is_trial: bool | None,
+    confirms_pepper: bool,
 ) -> Sequence["Finding"]:
     from gateway.errors import ConfigurationError, StorageUnavailable
     from gateway.runtime import has_data, open_runtime
     from gateway.services.diagnosing import (
         Finding,
         Level,
+        check_books,
         check_budget,
         check_clock,
         check_database,
@@ -111,6 +122,7 @@ async def _examine_store(
                 *await _examine_pepper(runtime, confirms_copy=confirms_pepper),
                 await check_clock(runtime),
                 await check_routes(runtime, followed),
+                await check_books(runtime, is_trial=is_trial),
                 await check_ledger(runtime),
                 await check_budget(runtime),
             ]

@@ -34,10 +34,16 @@ async def settle_terms(runtime: Runtime, *, is_trial: bool) -> None:
         raise ConfigurationError(problem)
 
 
-async def find_conflict(runtime: Runtime, *, is_trial: bool) -> str | None:
-    """Say why no server would start on these books, and what to do; None if one would."""
+async def find_conflict(runtime: Runtime, *, is_trial: bool | None) -> str | None:
+    """Say why no server would start on these books, and what to do; None if one would.
+
+    Of a trial, nothing is said if `is_trial` is None.
+    """
     kept = await runtime.db.read(_find_settled)
-    return None if kept is None else _find_conflict(_configured(runtime, is_trial=is_trial), kept)
+    if kept is None:
+        return None
+    asked = kept.is_trial if is_trial is None else is_trial
+    return _find_conflict(_configured(runtime, is_trial=asked), kept)
 
 
 async def follow_terms(runtime: Runtime) -> Runtime:

@@ -14,6 +14,7 @@ from gateway.observability.logging import find_driver_code
 from gateway.ports import Runtime, Upstream
 from gateway.runtime import PEPPER_FILE, check_of_pepper, describe_wrong_pepper, read_pepper
 from gateway.services.auditing import find_differences
+from gateway.services.bookkeeping import find_conflict
 from gateway.services.observing import find_orphans
 from gateway.storage import audit, keys, limits, meta, tasks
 
@@ -143,6 +144,14 @@ async def check_routes(runtime: Runtime, upstreams: Sequence[UpstreamConfig]) ->
     named = ", ".join(f"{count} at {route[0]}/{route[1]}" for route, count in orphans.items())
     remedy = "Configure the upstream and credential by these names until their tasks have ended."
     return Finding("routes", Level.FAIL, f"tasks that nobody follows: {named}", remedy)
+
+
+async def check_books(runtime: Runtime, *, is_trial: bool | None) -> Finding:
+    """Whether a server would start on these books; `is_trial` is None if no upstream is known."""
+    problem = await find_conflict(runtime, is_trial=is_trial)
+    if problem is None:
+        return Finding("books", Level.OK, "are kept as configured")
+    return Finding("books", Level.FAIL, problem, "A start that would mix them is refused.")
 
 
 async def check_ledger(runtime: Runtime) -> Finding:

@@ -9,6 +9,7 @@ from gateway.domain.keys import Principal
 from gateway.errors import ConfigurationError
 from gateway.ports import Runtime
 from gateway.services import bookkeeping
+from gateway.services.diagnosing import Level, check_books
 from gateway.services.submission import submit_task
 from tests.racing.race import a_body
 
@@ -66,6 +67,17 @@ async def test_real_money_is_not_added_to_a_trial(runtime: Runtime, principal: P
 
     with pytest.raises(ConfigurationError, match="hold a sandbox trial, and real ones"):
         await bookkeeping.settle_terms(runtime, is_trial=False)
+
+
+async def test_the_doctor_tells_of_it_before_a_start_does(kept: Runtime) -> None:
+    live, trial, unknown = [
+        await check_books(kept, is_trial=is_trial) for is_trial in (False, True, None)
+    ]
+    moved = await check_books(configured(kept, timezone="Asia/Singapore"), is_trial=None)
+
+    assert (live.level, trial.level, unknown.level) == (Level.OK, Level.FAIL, Level.OK)
+    assert "those of a sandbox" in trial.message
+    assert "finance.timezone is Asia/Singapore" in moved.message
 
 
 async def test_books_without_a_task_may_be_begun_anew(runtime: Runtime) -> None:
