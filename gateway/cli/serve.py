@@ -265,15 +265,15 @@ async def _wait_for_requests(app: ASGIApp, serving: "asyncio.Task[None]") -> Non
 def _reserved_ports(settings: ServerConfig) -> Iterator[Ports]:
     metrics_host = settings.metrics_host or settings.host
     with (
-        _reserved_port(settings.host, settings.port) as public,
-        _reserved_port(metrics_host, settings.metrics_port) as metrics,
+        _reserved_port(settings.host, settings.port, "") as public,
+        _reserved_port(metrics_host, settings.metrics_port, "metrics_") as metrics,
     ):
         yield Ports(public, metrics)
 
 
 @contextmanager
-def _reserved_port(host: str, port: int) -> Iterator[Port]:
-    """Bind, without listening, so that port 0 has a number.
+def _reserved_port(host: str, port: int, prefix: str) -> Iterator[Port]:
+    """Bind, without listening, so that port 0 has a number. `prefix` is of the settings' names.
 
     The server binds the same port again with SO_REUSEPORT, which would also let two gateways share
     a port unseen: so the first bind is made without it, and fails if the port is taken.
@@ -293,8 +293,18 @@ def _reserved_port(host: str, port: int) -> Iterator[Port]:
             yield Port(str(where[0]), number, f"http://{shown}:{number}")
     except OSError as error:
         raise ConfigurationError(
-            f"Can't listen on {host} port {port}: {error.strerror or error}."
+            f"Can't listen on {host} port {port}: {error.strerror or error}. "
+            + _tell_remedy(error, prefix)
         ) from error
+
+
+def _tell_remedy(error: OSError, prefix: str) -> str:
+    if error.errno in {errno.EADDRINUSE, errno.EACCES}:
+        option = "" if prefix else "--port or "
+        setting = f"server.{prefix}port (GATEWAY_SERVER__{prefix.upper()}PORT)"
+        return f"Set another one by {option}{setting}; `--port 0` takes free ones for all."
+    setting = f"server.{prefix}host (GATEWAY_SERVER__{prefix.upper()}HOST)"
+    return f"{setting} must be one of this machine's addresses, such as 127.0.0.1 or 0.0.0.0."
 
 
 async def _wait_for_listener(port: Port) -> None:

@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415
 # What a command needs is loaded inside it, see gateway.cli.main.
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -94,8 +95,16 @@ def sandbox(
             print(f"Sandbox  {url}", flush=True)
 
     stay()
-    with _explained():
-        main_sandbox(settings, announce)
+    try:
+        with _explained():
+            main_sandbox(settings, announce)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise ConfigurationError(
+            f"Can't listen on {host} port {port}: {os.strerror(error.errno)}. Set another one by "
+            "--port; 0 takes a free one."
+        ) from error
 
 
 @contextmanager

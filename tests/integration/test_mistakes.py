@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,6 +154,58 @@ def test_what_a_start_would_refuse_of_webhooks_is_found_before_it(
     assert exit_code == started[0] == 2
     assert f"{check}: " in started[2]
     assert problem in started[2]
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        (
+            "GATEWAY_SERVER__PORT",
+            "Set another one by --port or server.port (GATEWAY_SERVER__PORT)",
+        ),
+        (
+            "GATEWAY_SERVER__METRICS_PORT",
+            "Set another one by server.metrics_port (GATEWAY_SERVER__METRICS_PORT)",
+        ),
+    ],
+)
+def test_a_port_that_is_taken_is_told_with_what_sets_it(
+    run: RunCli, monkeypatch: pytest.MonkeyPatch, variable: str, hint: str
+) -> None:
+    monkeypatch.setenv("GATEWAY_SERVER__PORT", "0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv(variable, str(port))
+
+        exit_code, out, err = run("serve --sandbox")
+
+    assert (exit_code, out) == (2, "")
+    assert f"Can't listen on 127.0.0.1 port {port}: Address already in use. {hint}" in err
+    assert "`--port 0` takes free ones for all." in err
+
+
+@pytest.mark.parametrize("name", ["HOST", "METRICS_HOST"])
+def test_an_address_that_is_not_of_this_machine_is_told_with_what_sets_it(
+    run: RunCli, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"GATEWAY_SERVER__{name}", "192.0.2.1")
+
+    exit_code, out, err = run("serve --sandbox --port 0")
+
+    assert (exit_code, out) == (2, "")
+    assert "Can't listen on 192.0.2.1 port 0: Cannot assign requested address. " in err
+    assert f"server.{name.lower()} (GATEWAY_SERVER__{name}) must be one of this machine" in err
+
+
+def test_the_sandbox_alone_says_how_to_take_another_port(run: RunCli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        exit_code, out, err = run(f"sandbox --port {port}")
+
+    assert (exit_code, out) == (2, "")
+    assert f"Can't listen on 127.0.0.1 port {port}: Address already in use." in err
+    assert "--port" in err
 
 
 def test_a_lost_pepper_is_never_replaced_while_keys_work(run: RunCli, tmp_path: Path) -> None:
