@@ -249,7 +249,9 @@ async def test_gauges_tell_of_a_hold_that_nothing_resolves(
 async def test_gauges_tell_of_orphans(runtime: Runtime, principal: Principal) -> None:
     task = await submit(runtime, principal)
     for name, task_id in (("up-7", task.id), ("up-8", None), ("up-9", None)):
-        orphan = StoredOrphan("fake", "default", name, 1, "running", task_id=task_id)
+        orphan = StoredOrphan(
+            "fake", "default", name, 1, "running", task_id=task_id, is_proved=task_id is not None
+        )
         await runtime.db.write(orphans.record, orphan)
 
     await measuring.measure_money(runtime)

@@ -272,10 +272,10 @@ def run(
 
 
 def test_promises_hold_after_each_step() -> None:
-    reports = run(examples_count=12, steps_count=25)
+    reports = run(examples_count=12, steps_count=40)
 
     assert sum(report.check_count for report in reports) > 240
-    assert sum(report.task_count for report in reports) > 12
+    assert sum(report.task_count for report in reports) >= 12
 
 
 @pytest.mark.long
