@@ -126,7 +126,7 @@ def _restore(common: Common, file: Path) -> None:
     database = config.data_dir / DATABASE_FILE
     if database.exists() and file.samefile(database):
         raise ConfigurationError(f"{file} is the database itself.")
-    event = _new_event(str(file.name))
+    event = _new_event(common.actor, str(file.name))
     with _no_server(config):
         restored = put_back(
             file,
@@ -153,7 +153,7 @@ def _restore(common: Common, file: Path) -> None:
 def _mark(common: Common) -> None:
     from gateway.storage.backup import mark_restored
 
-    event = _new_event("")
+    event = _new_event(common.actor, "")
     common.run(lambda runtime: runtime.db.write(mark_restored, event))
     _print(common, {"restored_at": rfc3339(event.at_ms)})
     say("Restart every server: it looks for the mark when it starts.")
@@ -162,7 +162,7 @@ def _mark(common: Common) -> None:
 def _open(common: Common) -> None:
     from gateway.services import restoring
 
-    if not common.run(lambda runtime: restoring.open_restored(runtime, "cli")):
+    if not common.run(lambda runtime: restoring.open_restored(runtime, common.actor)):
         say("Nothing was to be done: no server waits for a comparison.")
         raise typer.Exit(1)
     say("Every server takes submits again within seconds. Tasks that were lost may be billed.")
@@ -197,14 +197,14 @@ def _remind_of_pepper(config: "Config") -> str:
     return f"The pepper is not in the backup: {where} apart from it. No key works without it."
 
 
-def _new_event(subject: str) -> "AuditEvent":
+def _new_event(actor: str, subject: str) -> "AuditEvent":
     from gateway.clock import SystemClock
     from gateway.domain.projects import AuditEvent
     from gateway.ids import IdMaker
 
     now_ms = SystemClock().now_ms()
     event_id = IdMaker(secrets.token_bytes).new("evt", now_ms)
-    return AuditEvent(event_id, now_ms, "cli", "database.restored", subject)
+    return AuditEvent(event_id, now_ms, actor, "database.restored", subject)
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def cancel(common: Common, task_id: TaskId) -> None:
     from gateway.services import operating
 
     async def act(runtime: "Runtime") -> "TaskReport":
-        return await operating.cancel(runtime, "cli", task_id)
+        return await operating.cancel(runtime, common.actor, task_id)
 
     _print_report(common, common.run(act, connects_upstreams=True))
 
@@ -139,7 +139,7 @@ def resolve(
     decision = Decision(verdict, found, reason, force)
 
     async def act(runtime: "Runtime") -> "TaskReport":
-        return await resolve_task(runtime, "cli", task_id, decision)
+        return await resolve_task(runtime, common.actor, task_id, decision)
 
     _print_report(common, common.run(act, connects_upstreams=found is not None))
 
@@ -163,7 +163,7 @@ def erase(
     before_ms = parse_moment(before, SystemClock().now_ms()) if before is not None else None
     erased_count = common.run(
         lambda runtime: operating.erase_requests(
-            runtime, "cli", task_id=task_id, project_name=project, before_ms=before_ms
+            runtime, common.actor, task_id=task_id, project_name=project, before_ms=before_ms
         )
     )
     if common.is_json:

@@ -164,14 +164,14 @@ def test_without_a_database_there_is_nothing_to_set_or_show(run: CommandLine) ->
 
 
 def test_who_set_what_is_on_record(run: CommandLine, key: str) -> None:
-    run(f"limits set {FULL}")
-    run(f"limits set --key {key} --metric rpm --cap none")
+    run(f"limits set {FULL} --actor jo")
+    run(f"limits set --key {key} --metric rpm --cap none --actor jo")
 
     events = read_events(run.folder)
 
     assert events == [
-        ("cli", "limit.set", "org:", "metric=money window=month cap=1.000000"),
-        ("cli", "limit.set", f"key:{key}", "metric=rpm window=- cap=none"),
+        ("cli:jo", "limit.set", "org:", "metric=money window=month cap=1.000000"),
+        ("cli:jo", "limit.set", f"key:{key}", "metric=rpm window=- cap=none"),
     ]
 
 
