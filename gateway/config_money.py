@@ -1,5 +1,6 @@
 """The sections of the configuration about limits, webhooks and usage events."""
 
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from gateway.config_sections import Count, Seconds, Section
 from gateway.domain.limit_defaults import DefaultLimit, LimitDefaults, find_repeated
 from gateway.domain.limits import Metric, Window, check_window, parse_cap
 from gateway.domain.webhooks import find_secret_flaw
+from gateway.endpoints import UndeliverableError, parse_endpoint
 
 Cap = Annotated[int | str | Decimal, Field(union_mode="left_to_right")]
 
@@ -138,15 +140,21 @@ class WebhooksConfig(Section):
         """Show where it is, but not what may be a token."""
         if value is None:
             return None
-        address, mark, _ = value.partition("?")
-        return address + (mark and "?***")
+        address = re.split("[?#]", value, maxsplit=1)[0]
+        return address + ("?***" if address != value else "")
 
     @field_validator("usage_url")
     @classmethod
-    def _is_absolute(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            message = "must be an http or https URL"
-            raise ValueError(message)
+    def _is_deliverable(cls, value: str | None) -> str | None:
+        try:
+            if value is not None:
+                parse_endpoint(value)
+        except UndeliverableError:
+            message = (
+                "must be an http or https URL with a host, and without user info: a token of the "
+                "sink's goes into its path or query"
+            )
+            raise ValueError(message) from None
         return value
 
 
