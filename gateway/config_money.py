@@ -2,10 +2,18 @@
 
 import re
 from decimal import Decimal
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_serializer, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from gateway.config_sections import Count, Seconds, Section
 from gateway.domain.limit_defaults import DefaultLimit, LimitDefaults, find_repeated
@@ -29,10 +37,17 @@ class LimitConfig(Section):
 
     @field_validator("cap", mode="before")
     @classmethod
-    def _is_no_flag(cls, value: object) -> object:
-        if isinstance(value, bool):  # which Python takes for 1
+    def _is_number(cls, value: object) -> object:
+        if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
             message = "must be a number"
             raise ValueError(message)  # noqa: TRY004 - what pydantic reports
+        return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+    @field_validator("cap")
+    @classmethod
+    def _is_in_range(cls, value: Cap, info: ValidationInfo) -> Cap:
+        if "metric" in info.data:  # or that is refused already
+            parse_cap(Metric(info.data["metric"]), str(value))
         return value
 
     @model_validator(mode="after")

@@ -55,6 +55,8 @@ def backup(
         raise ConfigurationError(f"There is no gateway data in {config.data_dir}.")
     now_ms = SystemClock().now_ms()
     target = _choose_target(config, to, f"gateway-{_stamp(now_ms)}.db")
+    if target.exists() and not target.is_file():
+        raise ConfigurationError(f"{target} is no regular file: nothing replaces it.")
     if target.exists() and not force:
         raise ConfigurationError(f"{target} is there already; --force replaces it.")
     made = back_up(database, target, lock_timeout_s=config.storage.lock_timeout_s, replaces=force)

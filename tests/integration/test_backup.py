@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import os
 import re
 import resource
 import sqlite3
@@ -158,6 +159,23 @@ class TestBackup:
         assert "saved.db is there already; --force replaces it." in refused.err
         assert replaced.exit_code == 0
         assert project_names(run.folder / "saved.db") == {"old"}
+
+    @pytest.mark.parametrize("force", ["", " --force"])
+    def test_what_is_no_regular_file_is_never_replaced(
+        self, run: CommandLine, database: Path, force: str
+    ) -> None:
+        assert database.exists()
+        pipe = run.folder / "pipe"
+        os.mkfifo(pipe)
+        (run.folder / "link").symlink_to(pipe)
+
+        for name in ("pipe", "link"):
+            refused = run(f"backup --to {name}{force}")
+
+            assert refused.exit_code == 2
+            assert f"{run.folder / name} is no regular file: nothing replaces it." in refused.err
+        assert pipe.is_fifo()
+        assert (run.folder / "link").is_symlink()
 
     @pytest.mark.parametrize(
         ("to", "complaint"),
