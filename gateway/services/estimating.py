@@ -45,7 +45,7 @@ async def estimate_task(
     refused_rate = await _find_refusing_rate(runtime, principal)
     refusal = None
     if refused_rate is None:
-        refusal = _find_closed(runtime) or await _find_refusal(runtime, task, quoted)
+        refusal = _find_closed(runtime) or await _find_refusal(runtime, request, task, quoted)
     warnings = tuple(warning.message for warning in request.warnings)
     return Estimate(_shown(request), quoted, warnings, refusal, refused_rate)
 
@@ -62,15 +62,20 @@ def _find_closed(runtime: Runtime) -> GatewayError | None:
     return None
 
 
-async def _find_refusal(runtime: Runtime, task: "Task", quoted: Quote) -> GatewayError | None:
+async def _find_refusal(
+    runtime: Runtime, request: NormalizedRequest, task: "Task", quoted: Quote
+) -> GatewayError | None:
+    asked = admitting.reserve(runtime, task, quoted)
     verdict = await runtime.db.read(
         admissions.check,
         task,
-        admitting.reserve(runtime, task, quoted),
+        asked,
         admitting.chooser(runtime.config),
         admitting.bounds_of(runtime, runtime.clock.now_ms()),
     )
-    return None if verdict is None else admitting.describe_refusal(runtime, verdict)
+    if verdict is None:
+        return None
+    return admitting.describe_refusal(runtime, verdict, request, asked)
 
 
 async def _find_refusing_rate(runtime: Runtime, principal: Principal) -> RateDecision | None:
