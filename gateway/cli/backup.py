@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 BACKUPS_FOLDER: Final = "backups"
 _LOCK_FILE: Final = "serve.lock"  # which every server on SQLite holds
+_REPEATS: Final = (
+    "An Idempotency-Key that was first used after the backup is new again: a client that repeats "
+    "such a request pays for a second task."
+)
 
 
 @with_common
@@ -113,7 +117,7 @@ def restore(
 
 
 def _restore(common: Common, file: Path) -> None:
-    from gateway.runtime import DATABASE_FILE, make_private_folder
+    from gateway.runtime import DATABASE_FILE, PEPPER_FILE, make_private_folder
     from gateway.storage.backup import restore as put_back
 
     config = common.load()
@@ -148,8 +152,14 @@ def _restore(common: Common, file: Path) -> None:
     )
     say(
         "The next server compares the upstreams' lists of the last 7 days with the database before "
-        "it takes new submits. Keys and limits are those of the backup."
+        f"it takes new submits. Keys and limits are those of the backup. {_REPEATS}"
     )
+    pepper = config.data_dir / PEPPER_FILE
+    if config.auth.pepper is None and not pepper.exists():
+        say(
+            f"There is no {pepper}, and no key of the backup works without the pepper that it was "
+            "made with: put its copy there, or set auth.pepper, before the next server starts."
+        )
 
 
 def _mark(common: Common) -> None:
@@ -158,7 +168,7 @@ def _mark(common: Common) -> None:
     event = _new_event(common.actor, "")
     common.run(lambda runtime: runtime.db.write(mark_restored, event))
     _print(common, {"restored_at": rfc3339(event.at_ms)})
-    say("Restart every server: it looks for the mark when it starts.")
+    say(f"Restart every server: it looks for the mark when it starts. {_REPEATS}")
 
 
 def _open(common: Common) -> None:

@@ -277,6 +277,7 @@ class TestRestore:
     def test_the_backups_content_is_back_and_what_was_there_is_kept(
         self, run: CommandLine, database: Path
     ) -> None:
+        assert run("keys create --project old").exit_code == 0
         save(run, database)
         assert project_names(database) == {"old", "new"}
 
@@ -292,6 +293,8 @@ class TestRestore:
         assert find_differences(database) == find_differences(kept) == []
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
         assert "before it takes new submits" in outcome.err
+        assert "An Idempotency-Key that was first used after the backup is new again" in outcome.err
+        assert "pepper" not in outcome.err
         assert not any("partial" in name for name in names_in(database.parent))
         assert read_events(database)[-1][1:] == ("database.restored", "saved.db")
 
@@ -308,9 +311,10 @@ class TestRestore:
     def test_it_works_where_there_is_no_database(self, run: CommandLine, database: Path) -> None:
         save(run, database)
 
-        told = run("restore saved.db --data-dir other --format json").json
+        outcome = run("restore saved.db --data-dir other --format json")
 
-        assert told["kept"] is None
+        assert outcome.json["kept"] is None
+        assert "There is no other/pepper, and no key of the backup works without" in outcome.err
         restored = run.folder / "other" / DATABASE_FILE
         assert project_names(restored) == {"old"}
         assert is_restored(restored)
