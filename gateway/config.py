@@ -37,6 +37,7 @@ from gateway.config_sections import (
     SubmitConfig,
     TelemetryConfig,
     ValidationConfig,
+    read_base_url,
 )
 from gateway.domain.keys import find_flaw
 from gateway.domain.prices import BookChoice, choose_book
@@ -189,10 +190,7 @@ class UpstreamConfig(Section):
     @field_validator("base_url")
     @classmethod
     def _absolute(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")) or "@" in value or "?" in value:
-            message = "must be an http or https URL without user info and query"
-            raise ValueError(message)
-        return value.rstrip("/")
+        return read_base_url(value)
 
 
 class FinanceConfig(Section):

@@ -1,15 +1,25 @@
 """The sections of the configuration about limits, webhooks and usage events."""
 
+import re
 from decimal import Decimal
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_serializer, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from gateway.config_sections import Count, Seconds, Section
 from gateway.domain.limit_defaults import DefaultLimit, LimitDefaults, find_repeated
 from gateway.domain.limits import Metric, Window, check_window, parse_cap
 from gateway.domain.webhooks import find_secret_flaw, parse_network
+from gateway.endpoints import UndeliverableError, parse_endpoint
 
 Cap = Annotated[int | str | Decimal, Field(union_mode="left_to_right")]
 
@@ -27,10 +37,17 @@ class LimitConfig(Section):
 
     @field_validator("cap", mode="before")
     @classmethod
-    def _is_no_flag(cls, value: object) -> object:
-        if isinstance(value, bool):  # which Python takes for 1
+    def _is_number(cls, value: object) -> object:
+        if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
             message = "must be a number"
             raise ValueError(message)  # noqa: TRY004 - what pydantic reports
+        return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+    @field_validator("cap")
+    @classmethod
+    def _is_in_range(cls, value: Cap, info: ValidationInfo) -> Cap:
+        if "metric" in info.data:  # or that is refused already
+            parse_cap(Metric(info.data["metric"]), str(value))
         return value
 
     @model_validator(mode="after")
@@ -145,15 +162,21 @@ class WebhooksConfig(Section):
         """Show where it is, but not what may be a token."""
         if value is None:
             return None
-        address, mark, _ = value.partition("?")
-        return address + (mark and "?***")
+        address = re.split("[?#]", value, maxsplit=1)[0]
+        return address + ("?***" if address != value else "")
 
     @field_validator("usage_url")
     @classmethod
-    def _is_absolute(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            message = "must be an http or https URL"
-            raise ValueError(message)
+    def _is_deliverable(cls, value: str | None) -> str | None:
+        try:
+            if value is not None:
+                parse_endpoint(value)
+        except UndeliverableError:
+            message = (
+                "must be an http or https URL with a host, and without user info: a token of the "
+                "sink's goes into its path or query"
+            )
+            raise ValueError(message) from None
         return value
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
@@ -98,12 +99,7 @@ class ServerConfig(Section):
     @field_validator("public_url")
     @classmethod
     def _is_public(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        if not value.startswith(("http://", "https://")) or "@" in value or "?" in value:
-            message = "must be an http or https URL without user info and query"
-            raise ValueError(message)
-        return value.rstrip("/")
+        return None if value is None else read_base_url(value)
 
     @model_validator(mode="after")
     def _holds_a_body(self) -> "ServerConfig":
@@ -390,6 +386,20 @@ class TelemetryConfig(Section):
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="auto: readable on a terminal, else JSON lines. On stderr."
     )
+
+
+def read_base_url(value: str) -> str:
+    """Return where paths are appended. Raises ValueError, which tells nothing of it."""
+    is_plain = value.startswith(("http://", "https://")) and not set("@?#") & set(value)
+    try:
+        parts = urlsplit(value)
+        is_plain = is_plain and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # such as a bracket too few, or a port that is none
+        is_plain = False
+    if not is_plain:
+        message = "must be an http or https URL with a host, without user info and query"
+        raise ValueError(message)
+    return value.rstrip("/")
 
 
 def _refuse_weak(secret: str) -> None:

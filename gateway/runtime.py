@@ -14,7 +14,6 @@ from pydantic import SecretStr
 from gateway.background import Background, SharedReads
 from gateway.clock import SystemClock
 from gateway.config import Config, CredentialConfig, StatusConfig, UpstreamConfig
-from gateway.delivery.addresses import UndeliverableError, parse_endpoint
 from gateway.delivery.client import DeliverySettings, WebhookClient
 from gateway.delivery.signing import Signer
 from gateway.domain import keys as key_rules
@@ -347,13 +346,6 @@ def open_webhooks(config: Config) -> Mapping[NotificationKind, WebhookClient]:
     Raises: ConfigurationError.
     """
     settings = config.webhooks
-    if settings.usage_url is not None:
-        try:
-            parse_endpoint(settings.usage_url)
-        except UndeliverableError as error:
-            raise ConfigurationError(
-                f"webhooks.usage_url: nothing can be delivered there ({error.word.value})."
-            ) from error
     callbacks = DeliverySettings(
         settings.timeout_s,
         settings.concurrency_max,

@@ -23,6 +23,8 @@ from gateway.yaml_file import DEPTH_MAX, YamlError, read_yaml_mapping
 PREFIX: Final = "GATEWAY_"
 CONFIG_VARIABLE: Final = "GATEWAY_CONFIG"
 SECRET_BYTES_MAX: Final = 64 * 1024
+# Variables of commands, which are no settings.
+_COMMANDS_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "GATEWAY_ACTOR"})
 _VALUES_COUNT_MAX: Final = 100_000
 # Orchestrators leave it empty where there is nothing to say. (An empty secret is a mistake.)
 _EMPTY_IS_UNSET: Final = "GATEWAY_DATA_DIR"
@@ -194,7 +196,7 @@ class _Draft:
         """Take GATEWAY_*, and refuse those that name no setting."""
         settings = {variable_of(path): (path, info) for path, info in list_settings()}
         for name in sorted(self.environ):
-            if not name.startswith(PREFIX) or name == CONFIG_VARIABLE:
+            if not name.startswith(PREFIX) or name in _COMMANDS_VARIABLES:
                 continue
             if name == _EMPTY_IS_UNSET and not self.environ[name]:
                 continue

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 BACKUPS_FOLDER: Final = "backups"
 _LOCK_FILE: Final = "serve.lock"  # which every server on SQLite holds
+_REPEATS: Final = (
+    "An Idempotency-Key that was first used after the backup is new again: a client that repeats "
+    "such a request pays for a second task."
+)
 
 
 @with_common
@@ -55,6 +59,8 @@ def backup(
         raise ConfigurationError(f"There is no gateway data in {config.data_dir}.")
     now_ms = SystemClock().now_ms()
     target = _choose_target(config, to, f"gateway-{_stamp(now_ms)}.db")
+    if target.exists() and not target.is_file():
+        raise ConfigurationError(f"{target} is no regular file: nothing replaces it.")
     if target.exists() and not force:
         raise ConfigurationError(f"{target} is there already; --force replaces it.")
     made = back_up(database, target, lock_timeout_s=config.storage.lock_timeout_s, replaces=force)
@@ -111,7 +117,7 @@ def restore(
 
 
 def _restore(common: Common, file: Path) -> None:
-    from gateway.runtime import DATABASE_FILE, make_private_folder
+    from gateway.runtime import DATABASE_FILE, PEPPER_FILE, make_private_folder
     from gateway.storage.backup import restore as put_back
 
     config = common.load()
@@ -126,7 +132,7 @@ def _restore(common: Common, file: Path) -> None:
     database = config.data_dir / DATABASE_FILE
     if database.exists() and file.samefile(database):
         raise ConfigurationError(f"{file} is the database itself.")
-    event = _new_event(str(file.name))
+    event = _new_event(common.actor, str(file.name))
     with _no_server(config):
         restored = put_back(
             file,
@@ -146,23 +152,29 @@ def _restore(common: Common, file: Path) -> None:
     )
     say(
         "The next server compares the upstreams' lists of the last 7 days with the database before "
-        "it takes new submits. Keys and limits are those of the backup."
+        f"it takes new submits. Keys and limits are those of the backup. {_REPEATS}"
     )
+    pepper = config.data_dir / PEPPER_FILE
+    if config.auth.pepper is None and not pepper.exists():
+        say(
+            f"There is no {pepper}, and no key of the backup works without the pepper that it was "
+            "made with: put its copy there, or set auth.pepper, before the next server starts."
+        )
 
 
 def _mark(common: Common) -> None:
     from gateway.storage.backup import mark_restored
 
-    event = _new_event("")
+    event = _new_event(common.actor, "")
     common.run(lambda runtime: runtime.db.write(mark_restored, event))
     _print(common, {"restored_at": rfc3339(event.at_ms)})
-    say("Restart every server: it looks for the mark when it starts.")
+    say(f"Restart every server: it looks for the mark when it starts. {_REPEATS}")
 
 
 def _open(common: Common) -> None:
     from gateway.services import restoring
 
-    if not common.run(lambda runtime: restoring.open_restored(runtime, "cli")):
+    if not common.run(lambda runtime: restoring.open_restored(runtime, common.actor)):
         say("Nothing was to be done: no server waits for a comparison.")
         raise typer.Exit(1)
     say("Every server takes submits again within seconds. Tasks that were lost may be billed.")
@@ -197,14 +209,14 @@ def _remind_of_pepper(config: "Config") -> str:
     return f"The pepper is not in the backup: {where} apart from it. No key works without it."
 
 
-def _new_event(subject: str) -> "AuditEvent":
+def _new_event(actor: str, subject: str) -> "AuditEvent":
     from gateway.clock import SystemClock
     from gateway.domain.projects import AuditEvent
     from gateway.ids import IdMaker
 
     now_ms = SystemClock().now_ms()
     event_id = IdMaker(secrets.token_bytes).new("evt", now_ms)
-    return AuditEvent(event_id, now_ms, "cli", "database.restored", subject)
+    return AuditEvent(event_id, now_ms, actor, "database.restored", subject)
 
 
 @contextmanager

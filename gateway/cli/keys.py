@@ -85,7 +85,7 @@ def create(
             await admin.ensure_default_project(runtime)
         return await admin.create_key(
             runtime,
-            "cli",
+            common.actor,
             project,
             name=name,
             kind=KeyKind.TEST if test else KeyKind.LIVE,
@@ -135,7 +135,7 @@ def revoke(common: Common, key_id: KeyId) -> None:
     from gateway.services import admin
 
     async def act(runtime: "Runtime") -> _Shown:
-        return await _shown(runtime, await admin.revoke_key(runtime, "cli", key_id))
+        return await _shown(runtime, await admin.revoke_key(runtime, common.actor, key_id))
 
     _print_shown(common, common.run(act))
 
@@ -150,7 +150,8 @@ def rotate(
     from gateway.services import admin
 
     created = common.run(
-        lambda runtime: admin.rotate_key(runtime, "cli", key_id, grace_ms=grace), checks_keys=True
+        lambda runtime: admin.rotate_key(runtime, common.actor, key_id, grace_ms=grace),
+        checks_keys=True,
     )
     _print_created(common, created, {"replaces": key_id})
 

@@ -63,7 +63,7 @@ def set_(
     async def act(runtime: "Runtime") -> "LimitSetting":
         account = await _find_account(runtime, project, key)
         setting = LimitSetting(account, metric_, window_, cap_)
-        await limiting.set_limit(runtime, "cli", setting)
+        await limiting.set_limit(runtime, common.actor, setting)
         return setting
 
     setting = common.run(act)

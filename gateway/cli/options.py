@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 import typer
 from typer.models import OptionInfo
 
+from gateway.cli.actors import ACTOR_VARIABLE, find_actor, parse_actor
 from gateway.cli.durations import parse_duration
 
 if TYPE_CHECKING:
@@ -54,6 +55,19 @@ _OPTIONS: Final[Mapping[str, tuple[object, object]]] = {
             typer.Option("--config", metavar="FILE", help="Configuration file; $GATEWAY_CONFIG."),
         ],
     ),
+    "actor": (
+        None,
+        Annotated[
+            str | None,
+            typer.Option(
+                "--actor",
+                metavar="NAME",
+                parser=parse_actor,
+                envvar=ACTOR_VARIABLE,
+                help="Who acts, for the record; the system's user if not given.",
+            ),
+        ],
+    ),
     "output": (
         Format.TABLE,
         Annotated[Format, typer.Option("--format", help="How results are printed.")],
@@ -78,6 +92,12 @@ class Common:
     data_dir: Path | None
     config: Path | None
     output: Format | ReportFormat
+    given_actor: str | None = None
+
+    @property
+    def actor(self) -> str:
+        """Who acts, as the audit and the ledger have it: `cli:<name>`."""
+        return find_actor(self.given_actor, os.environ)
 
     @property
     def is_json(self) -> bool:
@@ -145,10 +165,11 @@ def _with_options(
         *,
         data_dir: Path | None,
         config: Path | None,
+        actor: str | None,
         output: Format | ReportFormat,
         **own: object,
     ) -> None:
-        command(Common(data_dir, config, output), **own)
+        command(Common(data_dir, config, output, actor), **own)
 
     parameters = [
         *list(inspect.signature(command).parameters.values())[1:],

@@ -30,7 +30,9 @@ def create(
     """Make a project."""
     from gateway.services import admin
 
-    made = common.run(lambda runtime: admin.create_project(runtime, "cli", name), creates=True)
+    made = common.run(
+        lambda runtime: admin.create_project(runtime, common.actor, name), creates=True
+    )
     project = _shown(made)
     if common.is_json:
         print_json(project)

@@ -45,6 +45,8 @@ def story(
 
 def as_json(found: "Story") -> JsonObject:
     """Return the story as programs read it: ids, amounts and times, nothing of a prompt."""
+    from gateway.services import storytelling
+
     task, attempt = found.task, found.attempt
     return {
         "id": task.id,
@@ -71,7 +73,7 @@ def as_json(found: "Story") -> JsonObject:
                 "version": move.version,
                 "at": _stamp(move.at_ms),
                 "from": None if move.from_state is None else move.from_state.value,
-                "event": None if move.event is None else move.event.value,
+                "event": storytelling.tell_event(found, move),
                 "to": move.to_state.value,
             }
             for move in found.transitions

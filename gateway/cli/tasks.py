@@ -17,6 +17,7 @@ from gateway.cli.story import story
 if TYPE_CHECKING:
     from gateway.ports import Runtime
     from gateway.services.operating import TaskReport
+    from gateway.services.resolving import Decision
 
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task's id.")]
 
@@ -98,7 +99,7 @@ def cancel(common: Common, task_id: TaskId) -> None:
     from gateway.services import operating
 
     async def act(runtime: "Runtime") -> "TaskReport":
-        return await operating.cancel(runtime, "cli", task_id)
+        return await operating.cancel(runtime, common.actor, task_id)
 
     _print_report(common, common.run(act, connects_upstreams=True))
 
@@ -111,7 +112,10 @@ def resolve(
         str | None,
         typer.Option(metavar="UPSTREAM_ID", help="The upstream has it: as this task of its own."),
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why; goes to the ledger and the audit.")] = "",
+    reason: Annotated[
+        str,
+        typer.Option(help="Why; goes to the ledger and the audit. Not needed with --found alone."),
+    ] = "",
     *,
     absent: Annotated[
         bool, typer.Option("--absent", help="The upstream never had it: release what is held.")
@@ -121,27 +125,50 @@ def resolve(
     ] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="--found, though the upstream shows it in another shape."),
+        typer.Option(
+            "--force",
+            help="--found, though the upstream shows it in another shape; --absent, though nobody "
+            "can look whether the upstream has it.",
+        ),
     ] = False,
 ) -> None:
-    """Decide of a task whose submission nothing explains, or whose hold nothing ends."""
+    """Decide of a task whose submission nothing explains, or whose hold nothing ends.
+
+    The upstream is asked first: what it shows of the task goes before --absent and --charge.
+    """
     from gateway.ids import is_upstream_task_id
     from gateway.services.resolving import Decision, Verdict
-    from gateway.services.resolving import resolve as resolve_task
 
     if (found is not None) + absent + charge != 1:
         raise typer.BadParameter("give one of --found, --absent and --charge")
     if found is not None and not is_upstream_task_id(found):
         raise typer.BadParameter("--found takes an upstream's task id")
-    if force and (found is None or not reason.strip()):
-        raise typer.BadParameter("--force goes with --found and --reason")
+    if force and charge:
+        raise typer.BadParameter("--force goes with --found or --absent")
+    if not reason.strip() and (force or found is None):
+        option = "--force" if force else "--absent" if absent else "--charge"
+        raise typer.BadParameter(f"{option} goes with --reason, which says why")
     verdict = Verdict.ABSENT if absent else Verdict.CHARGE if charge else Verdict.FOUND
     decision = Decision(verdict, found, reason, force)
+    _print_report(common, _resolve(common, task_id, decision))
+
+
+def _resolve(common: Common, task_id: str, decision: "Decision") -> "TaskReport":
+    """Decide, after a look at the upstream if it can be connected to, or if it must be."""
+    from gateway.errors import ConfigurationError
+    from gateway.services.resolving import Verdict, resolve
 
     async def act(runtime: "Runtime") -> "TaskReport":
-        return await resolve_task(runtime, "cli", task_id, decision)
+        return await resolve(runtime, common.actor, task_id, decision)
 
-    _print_report(common, common.run(act, connects_upstreams=found is not None))
+    try:
+        return common.run(act, connects_upstreams=True)
+    except ConfigurationError as error:
+        is_blind_absent = decision.verdict is Verdict.ABSENT and decision.is_forced
+        if decision.verdict is not Verdict.CHARGE and not is_blind_absent:
+            raise
+        say(f"No upstream is asked: {error}")
+        return common.run(act)
 
 
 @with_common
@@ -163,7 +190,7 @@ def erase(
     before_ms = parse_moment(before, SystemClock().now_ms()) if before is not None else None
     erased_count = common.run(
         lambda runtime: operating.erase_requests(
-            runtime, "cli", task_id=task_id, project_name=project, before_ms=before_ms
+            runtime, common.actor, task_id=task_id, project_name=project, before_ms=before_ms
         )
     )
     if common.is_json:

@@ -109,7 +109,7 @@ def probe(
     wait_s = probing.WAIT_S_DEFAULT if timeout is None else timeout / 1000
 
     async def act(runtime: "Runtime") -> "Probed":
-        return await probing.run_probe(runtime, "cli", planned, wait_s)
+        return await probing.run_probe(runtime, common.actor, planned, wait_s)
 
     probed = common.run(act, connects_upstreams=True)
     _print_probed(common, planned, probed)

@@ -14,10 +14,13 @@ import typer
 from gateway.cli.durations import parse_moment, rfc3339
 from gateway.cli.options import Common, ReportFormat, with_common_of_reports
 from gateway.cli.output import say
+from gateway.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from gateway.config import Config
     from gateway.domain.usage import Basis, Group, TaskUsage, UsageQuery
+    from gateway.ports import Runtime
+    from gateway.services.usage import UsageReport
 
 _GROUPED: Final = "project"
 _YEAR_2200_MS: Final = 7_258_118_400_000
@@ -96,7 +99,11 @@ def _report_sums(
     from gateway.cli import usage_rows
     from gateway.services import usage
 
-    found = common.run(lambda runtime: usage.report(runtime, query, groups), checks_keys=False)
+    async def act(runtime: "Runtime") -> "UsageReport":
+        await _check_currency(runtime, query)
+        return await usage.report(runtime, query, groups)
+
+    found = common.run(act, checks_keys=False)
     _say_what(common, head)
     rows = [usage_rows.sum_as_row(row) for row in found.rows]
     names = [group.value for group in groups]
@@ -119,9 +126,12 @@ def _report_tasks(common: Common, query: "UsageQuery", head: Mapping[str, str]) 
         spool = _Spool(
             file, query.basis, head["timezone"], measures=common.output is ReportFormat.TABLE
         )
-        currency = common.run(
-            lambda runtime: usage.report_tasks(runtime, query, spool), checks_keys=False
-        )
+
+        async def act(runtime: "Runtime") -> str:
+            await _check_currency(runtime, query)
+            return await usage.report_tasks(runtime, query, spool)
+
+        currency = common.run(act, checks_keys=False)
         _say_what(common, head)
         file.seek(0)
         rows = usage_rows.read_lines(file)
@@ -131,6 +141,19 @@ def _report_tasks(common: Common, query: "UsageQuery", head: Mapping[str, str]) 
             usage_rows.print_rows_as_csv(usage_rows.TASK_COLUMNS, currency, rows)
         else:
             usage_rows.print_tasks_as_table(currency, rows, spool.widths)
+
+
+async def _check_currency(runtime: "Runtime", query: "UsageQuery") -> None:
+    """Raise ConfigurationError for a currency that no charge is in, where others are."""
+    from gateway.services import usage
+
+    if query.currency is None:
+        return
+    others = await usage.find_other_currencies(runtime, query.currency)
+    if others:
+        raise ConfigurationError(
+            f"--currency: there are no charges in it, but in {', '.join(others)}."
+        )
 
 
 def _say_what(common: Common, head: Mapping[str, str]) -> None:

@@ -79,7 +79,8 @@ def redeliver(
     if notification_id is not None:
         wanted = notification_id
         renewed = common.run(
-            lambda runtime: notifying.redeliver_one(runtime, "cli", wanted), checks_keys=False
+            lambda runtime: notifying.redeliver_one(runtime, common.actor, wanted),
+            checks_keys=False,
         )
         if common.is_json:
             print_json(_row(renewed))
@@ -129,7 +130,7 @@ def _redeliver_dead(common: Common, kind: "NotificationKind | None") -> int:
     from gateway.services import notifying
 
     return common.run(
-        lambda runtime: notifying.redeliver_dead(runtime, "cli", kind), checks_keys=False
+        lambda runtime: notifying.redeliver_dead(runtime, common.actor, kind), checks_keys=False
     )
 
 

@@ -18,15 +18,13 @@ import httpx
 
 from gateway.delivery.addresses import (
     AddressRules,
-    Endpoint,
     Resolve,
     ThreadedResolver,
-    UndeliverableError,
     check_literal,
     find_addresses,
-    parse_endpoint,
 )
 from gateway.domain.webhooks import RETRY_AFTER_S_MAX, DeliveryError, DeliveryResult
+from gateway.endpoints import Endpoint, UndeliverableError, parse_endpoint
 from gateway.errors import ConfigurationError
 
 _ANSWER_BYTES_MAX: Final = 1024

@@ -19,7 +19,7 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """Who changed what, when. `actor` is "cli", "bootstrap" or a key id; nothing here is secret."""
+    """Who changed what, when; nothing here is secret. `actor` is `cli:<name>` or `bootstrap`."""
 
     id: str
     at_ms: int

@@ -109,7 +109,7 @@ _FINAL_ERRORS: Final = (
     DeliveryError.URL_REFUSED,
     DeliveryError.SCHEME_REFUSED,
 )
-"""Another attempt would end alike: only an operator, or a client with another URL, helps."""
+"""Of callbacks: their clients chose the address. The sink has not unsubscribed, and may move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,8 @@ def apply_result(
     if result.is_delivered:
         return replace(tried, state=NotificationState.DELIVERED, ended_at_ms=now_ms)
     at_ms = next_attempt_ms(tried.attempt_count, now_ms, spread)
-    if at_ms is None or result.error in _FINAL_ERRORS:
+    is_final = notification.kind is NotificationKind.CALLBACK and result.error in _FINAL_ERRORS
+    if at_ms is None or is_final:
         return replace(tried, state=NotificationState.DEAD, ended_at_ms=now_ms)
     asked_s = min(max(result.retry_after_s or 0, 0), RETRY_AFTER_S_MAX)
     return replace(tried, next_attempt_at_ms=max(at_ms, now_ms + asked_s * _SECOND_MS))

@@ -175,16 +175,20 @@ def bounds_of(runtime: Runtime, now_ms: int) -> Bounds:
     )
 
 
-def refuse(runtime: Runtime, verdict: Verdict) -> GatewayError:
+def refuse(
+    runtime: Runtime, verdict: Verdict, request: NormalizedRequest, asked: Reservation
+) -> GatewayError:
     """Return what the client is told of a verdict that lets nothing in, and count it."""
     if isinstance(verdict, Exceeded):
         scope, metric = verdict.limit.account.scope, verdict.limit.metric
         runtime.metrics.limit_refusals.add(scope.value, metric.value)
-    return describe_refusal(runtime, verdict)
+    return describe_refusal(runtime, verdict, request, asked)
 
 
-def describe_refusal(runtime: Runtime, verdict: Verdict) -> GatewayError:
-    """Return what a client is told of a verdict that lets nothing in."""
+def describe_refusal(
+    runtime: Runtime, verdict: Verdict, request: NormalizedRequest, asked: Reservation
+) -> GatewayError:
+    """Return what a client is told of a verdict that does not let in what it asked for."""
     if isinstance(verdict, KeyReused):
         return IdempotencyKeyReused(
             "The Idempotency-Key was used with another request body: use a new one for it.",
@@ -198,10 +202,25 @@ def describe_refusal(runtime: Runtime, verdict: Verdict) -> GatewayError:
             retry_after_s=_UNKNOWN_RETRY_S,
         )
     assert isinstance(verdict, Exceeded)  # noqa: S101 - the other verdicts are no refusals
-    return describe_exceeded(runtime.config, verdict, runtime.clock.now_ms())
+    return _describe_exceeded(
+        runtime,
+        verdict,
+        currency=asked.price.charge_currency,
+        is_cut_by_length=request.duration_s == OPEN_ENDED and _bears_length(asked, verdict.limit),
+    )
 
 
-def describe_exceeded(config: Config, exceeded: Exceeded, now_ms: int) -> GatewayError:
+def _bears_length(asked: Reservation, limit: Limit) -> bool:
+    """Whether what is asked of a limit follows from the length of the video."""
+    if limit.metric is not Metric.MONEY:
+        return limit.metric in {Metric.SECONDS, Metric.TOKENS}
+    whatever_length = replace(asked.held, tokens=0, seconds=0)
+    return asked.price.charge.amount(whatever_length) < asked.hold_micros
+
+
+def _describe_exceeded(
+    runtime: Runtime, exceeded: Exceeded, *, currency: str, is_cut_by_length: bool
+) -> GatewayError:
     """Return the 429 of a limit of tasks in progress, or the 402 of a spent budget."""
     limit = exceeded.limit
     whose = f"the limit of the {limit.account.scope.word}"
@@ -212,21 +231,23 @@ def describe_exceeded(config: Config, exceeded: Exceeded, now_ms: int) -> Gatewa
             retry_after_s=_TASKS_RETRY_S,
         )
     assert limit.window is not None  # noqa: S101 - a budget has a window
-    end_ms = window_end_ms(limit.window, now_ms, zone_of(config))
+    end_ms = window_end_ms(limit.window, runtime.clock.now_ms(), zone_of(runtime.config))
     reset = "never resets" if end_ms is None else f"resets at {format_time(end_ms)}"
     per = "" if limit.window is Window.EVER else f" per {limit.window.value}"
-    words = [
-        f"{name} {format_cap(limit.metric, amount)}"
+    unit = f" {currency}" if limit.metric is Metric.MONEY else ""
+    cap, *words = (
+        f"{name}{format_cap(limit.metric, amount)}{unit}"
         for name, amount in (
-            ("asked", exceeded.asked),
-            ("spent", exceeded.spent),
-            ("held", exceeded.held),
+            ("", limit.cap),
+            ("asked ", exceeded.asked),
+            ("spent ", exceeded.spent),
+            ("held ", exceeded.held),
         )
-    ]
+    )
+    advice = " A fixed duration lowers what is held: it was left open." if is_cut_by_length else ""
     return BudgetExceeded(
-        f"The budget is used up: {limit.metric.value}{per}, {format_cap(limit.metric, limit.cap)} "
-        f"by {whose}; {', '.join(words)}; it {reset}. A fixed duration lowers what is held where "
-        "it was left open.",
+        f"The budget is used up: {limit.metric.value}{per}, {cap} by {whose}; {', '.join(words)}; "
+        f"it {reset}.{advice}",
         param="",
     )
 

@@ -16,6 +16,7 @@ from gateway.storage import admission as admissions
 from gateway.storage.idempotency import Claim
 
 if TYPE_CHECKING:
+    from gateway.domain.requests import NormalizedRequest
     from gateway.domain.tasks import Task
 
 
@@ -55,7 +56,7 @@ async def estimate_task(
         refused_rate = await _find_refusing_rate(runtime, principal)
     if refusal is None and refused_rate is None:
         claim = admitting.claim_of(principal, idempotency_key, fingerprint(request))
-        refusal = await _find_refusal(runtime, task, quoted, claim)
+        refusal = await _find_refusal(runtime, request, task, quoted, claim)
     return Estimate(stored_form(request), quoted, refusal, refused_rate)
 
 
@@ -68,17 +69,24 @@ def _find_closed(runtime: Runtime) -> GatewayError | None:
 
 
 async def _find_refusal(
-    runtime: Runtime, task: "Task", quoted: Quote, claim: Claim | None
+    runtime: Runtime,
+    request: "NormalizedRequest",
+    task: "Task",
+    quoted: Quote,
+    claim: Claim | None,
 ) -> GatewayError | None:
+    asked = admitting.reserve(runtime, task, quoted)
     verdict = await runtime.db.read(
         admissions.check,
         task,
-        admitting.reserve(runtime, task, quoted),
+        asked,
         admitting.chooser(runtime.config),
         admitting.bounds_of(runtime, runtime.clock.now_ms()),
         claim=claim,
     )
-    return None if verdict is None else admitting.describe_refusal(runtime, verdict)
+    if verdict is None:
+        return None
+    return admitting.describe_refusal(runtime, verdict, request, asked)
 
 
 async def _find_refusing_rate(runtime: Runtime, principal: Principal) -> RateDecision | None:

@@ -1,7 +1,8 @@
 """What an operator decides of a task that nothing else explains: found, absent, or charged.
 
 Such a task is unknown, or it has ended and its hold waits all the same. The operator's word is the
-evidence, with the name and the reason; of a task that is said to be found, the upstream's own.
+evidence, with the name and the reason; of a task that is said to be found, the upstream's own. No
+word stands against what the upstream shows of a task whose client still waits.
 """
 
 from dataclasses import dataclass
@@ -20,10 +21,17 @@ from gateway.services.moves import resolve_ended
 from gateway.services.observing import upstream_of
 from gateway.services.operating import TaskReport, get_report
 from gateway.services.reconciling import NOT_CONFIRMED, OUTCOME_UNKNOWN, give_up
-from gateway.storage import accounts, audit, orphans
+from gateway.services.sighting import look_for
+from gateway.storage import accounts, audit, ledger, orphans
 
 REASON_CHARS_MAX: Final = 500
 _CHARGED: Final = TaskError(OUTCOME_UNKNOWN.code, "An operator has closed this task as charged.")
+_SAID_ABSENT: Final = TaskError(
+    NOT_CONFIRMED.code,
+    "An operator has decided that the upstream never got this submission, and nothing is charged. "
+    "A new one needs a new Idempotency-Key if it had one.",
+)
+"""For want of a look at the upstream: nobody can tell that to submit again is safe."""
 
 
 class Verdict(StrEnum):
@@ -40,23 +48,22 @@ class Decision:
     upstream_task_id: str | None = None
     """Of FOUND: the task that came of the submission."""
     reason: str = ""
+    """Needed but for FOUND, whose evidence is the upstream's."""
     is_forced: bool = False
-    """Of FOUND: also if the upstream shows it in another shape, such as by another model's name."""
+    """Of FOUND: also if the upstream shows it in another shape, such as by another model's name.
+    Of ABSENT: also if nobody can look, or if the task has ended and the upstream shows it."""
 
 
 async def resolve(runtime: Runtime, actor: str, task_id: str, decision: Decision) -> TaskReport:
     """Decide of a task, and return it as that leaves it.
 
     FOUND adopts the upstream's task once the upstream has shown it. ABSENT releases the hold,
-    CHARGE settles it at what was quoted.
+    CHARGE settles it at what was quoted, both unless the upstream shows what came of it.
 
-    Raises: TaskNotFound, InvalidRequest if there is nothing to decide or the upstream's task can't
-    be this one's, UpstreamFault if it can't be read.
+    Raises: TaskNotFound, InvalidRequest if there is nothing to decide or what the upstream shows
+    speaks against it, UpstreamFault if the task that is said to be found can't be read.
     """
-    if decision.is_forced and not decision.reason.strip():
-        raise InvalidRequest("A decision against what the upstream shows needs a reason.")
-    if len(decision.reason) > REASON_CHARS_MAX:
-        raise InvalidRequest(f"The reason has more than {REASON_CHARS_MAX} characters.")
+    _check_reason(decision)
     task = (await get_report(runtime, task_id)).task
     if task.state is not TaskState.UNKNOWN and task.state not in TERMINAL:
         raise InvalidRequest(f"The task {task.id} is {task.state.value}: it explains itself.")
@@ -72,14 +79,60 @@ async def resolve(runtime: Runtime, actor: str, task_id: str, decision: Decision
     return await get_report(runtime, task_id)
 
 
+def _check_reason(decision: Decision) -> None:
+    if not decision.reason.strip() and (
+        decision.is_forced or decision.verdict is not Verdict.FOUND
+    ):
+        raise InvalidRequest(
+            f"The decision needs a reason, 1 to {REASON_CHARS_MAX} characters, which the ledger "
+            "keeps (--reason)."
+        )
+    if len(decision.reason) > REASON_CHARS_MAX:
+        raise InvalidRequest(
+            f"The reason has {len(decision.reason)} characters, of {REASON_CHARS_MAX} at most."
+        )
+
+
 async def _close(runtime: Runtime, actor: str, task: Task, decision: Decision) -> Task | None:
     is_charged = decision.verdict is Verdict.CHARGE
-    words = [f"{actor} said {decision.verdict.value}", mask(decision.reason)]
-    evidence = Evidence(EvidenceKind.OPERATOR, ": ".join(word for word in words if word))
+    if task.state in TERMINAL and await runtime.db.read(ledger.find_open, task.id) is None:
+        return None
+    is_blind = await _refuse_against_sight(runtime, task, decision)
+    forced = " by force" if decision.is_forced else ""
+    said = f"{actor} said {decision.verdict.value}{forced}: {mask(decision.reason)}"
+    evidence = Evidence(EvidenceKind.OPERATOR, said)
     if task.state in TERMINAL:
         return await resolve_ended(runtime, task, evidence, is_charged=is_charged)
-    error = _CHARGED if is_charged else NOT_CONFIRMED
+    error = _CHARGED if is_charged else _SAID_ABSENT if is_blind else NOT_CONFIRMED
     return await give_up(runtime, task, error, evidence, is_charged=is_charged)
+
+
+async def _refuse_against_sight(runtime: Runtime, task: Task, decision: Decision) -> bool:
+    """Raise if the upstream shows otherwise than is said; return whether it shows nothing at all.
+
+    A task that has ended is charged without a look: who had it can be told nothing new.
+    """
+    is_charged = decision.verdict is Verdict.CHARGE
+    if task.state in TERMINAL and is_charged:
+        return False
+    sight = await look_for(runtime, task)
+    name, seen_id = task.route.upstream, sight.upstream_task_id
+    if seen_id is not None and task.state not in TERMINAL:
+        raise InvalidRequest(
+            f"The upstream {name} has the task {task.id}, as {seen_id}: --found {seen_id} settles "
+            "it by what became of it there."
+        )
+    if seen_id is not None and not decision.is_forced:
+        raise InvalidRequest(
+            f"The upstream {name} has the task {task.id}, as {seen_id}: --charge charges what was "
+            "quoted; --absent --force releases it all the same, and its cost there is the loss."
+        )
+    if sight.blind and not is_charged and not decision.is_forced:
+        raise InvalidRequest(
+            f"Whether the upstream {name} has the task {task.id} can't be seen: {sight.blind}. "
+            "--force decides all the same."
+        )
+    return bool(sight.blind)
 
 
 async def _adopt_found(runtime: Runtime, task: Task, decision: Decision) -> Task | None:

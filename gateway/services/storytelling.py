@@ -1,14 +1,25 @@
 """The story of a task: who asked for what, every move, every row of the ledger, every message."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Final
 
-from gateway.domain.billing import EntryKind
-from gateway.domain.tasks import TRANSITIONS, TaskState
+from gateway.domain.billing import EntryKind, EvidenceKind
+from gateway.domain.tasks import TRANSITIONS, Event, TaskState
 from gateway.ports import Runtime
 from gateway.services.status import no_such_task
 from gateway.storage import stories
 from gateway.storage.stories import Story, Transition
+
+_GIVEN_UP: Final = "given_up"
+_CHARGED: Final = "charged"
+_GIVEN_UP_BY: Final[Mapping[EvidenceKind, str]] = {
+    EvidenceKind.ABSENT: "absent",
+    EvidenceKind.OPERATOR: "absent",
+    EvidenceKind.DISPUTED: "disputed",
+    EvidenceKind.REJECTED: "refused",
+    EvidenceKind.NOT_SENT: "refused",
+}
 
 
 async def get_story(runtime: Runtime, task_id: str) -> Story:
@@ -17,6 +28,24 @@ async def get_story(runtime: Runtime, task_id: str) -> Story:
     if story is None:
         raise no_such_task(task_id)
     return story
+
+
+def tell_event(story: Story, move: Transition) -> str | None:
+    """Return what a move came of, in a word.
+
+    A submission that ends without an upstream task is `absent` in the table, whatever ended it:
+    what proves it is in the ledger, by the entry of the same transaction.
+    """
+    if move.event is not Event.ABSENT:
+        return None if move.event is None else move.event.value
+    for entry in story.entries:
+        if entry.evidence is None or entry.at_ms != move.at_ms:
+            continue
+        if entry.kind is EntryKind.SETTLE:
+            return _CHARGED
+        if entry.kind is EntryKind.RELEASE:
+            return _GIVEN_UP_BY.get(entry.evidence.kind, _GIVEN_UP)
+    return _GIVEN_UP  # its hold waits
 
 
 def find_gaps(story: Story) -> Sequence[str]:

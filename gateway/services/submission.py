@@ -203,7 +203,7 @@ async def _carry_out(
         return
     task = admission.task
     try:
-        repeated = await _admit(runtime, flight, admission)
+        repeated = await _admit(runtime, flight, request, admission)
     except Exception as error:  # noqa: BLE001 - as above; the row may be there all the same
         flight.tell(error)
         if not isinstance(error, StorageUnavailable):
@@ -235,7 +235,9 @@ async def _carry_out(
     await record(runtime, flight, task, outcome)
 
 
-async def _admit(runtime: Runtime, flight: InFlight, admission: Admission) -> Task | None:
+async def _admit(
+    runtime: Runtime, flight: InFlight, request: NormalizedRequest, admission: Admission
+) -> Task | None:
     """Commit the reserved task with its hold; or return the task that the request repeats.
 
     Raises: what `admitting.refuse` says of a refusal, StorageUnavailable.
@@ -248,7 +250,7 @@ async def _admit(runtime: Runtime, flight: InFlight, admission: Admission) -> Ta
             runtime.status_cache.put(Entry(admission.task, admission.stored_request, now_s))
             return None
         if not isinstance(verdict, Repeated):
-            raise admitting.refuse(runtime, verdict)
+            raise admitting.refuse(runtime, verdict, request, admission.reservation)
         flight.is_replayed = True
         if not verdict.is_by_key:
             flight.joined_task_id = verdict.task_id

@@ -57,6 +57,12 @@ async def report_tasks(runtime: Runtime, query: UsageQuery, sink: TaskSink) -> s
     return _currency_of(runtime, query, found)
 
 
+async def find_other_currencies(runtime: Runtime, currency: str) -> Sequence[str]:
+    """Return which currencies the ledger has, if it has some and `currency` is none of them."""
+    known = await runtime.db.read(usage.list_currencies)
+    return [] if currency in known else known
+
+
 def _currency_of(runtime: Runtime, query: UsageQuery, found: Found) -> str:
     if len(found.currencies) > 1:
         names = ", ".join(found.currencies)

@@ -88,6 +88,12 @@ def list_usage(conn: sa.Connection, query: UsageQuery, sink: TaskSink) -> Found:
     return Found(currencies)
 
 
+def list_currencies(conn: sa.Connection) -> Sequence[str]:
+    """Return the currencies of all charges that there are."""
+    currency = ledger_entries.c.currency
+    return list(conn.execute(sa.select(currency).distinct().order_by(currency)).scalars())
+
+
 def _find_extents(conn: sa.Connection, query: UsageQuery) -> Sequence[_Extent]:
     """Return in which currencies there are charges, and from when to when."""
     dated = _dated(query.basis)

@@ -194,7 +194,9 @@ async def test_tasks_of_the_old_schema_are_read_and_cancelled_and_hidden_as_ever
 async def test_a_lost_submission_of_the_old_schema_ends_by_an_operators_word(
     old: Old, runtime: Runtime
 ) -> None:
-    decision = resolving.Decision(resolving.Verdict.ABSENT, reason="asked the vendor")
+    decision = resolving.Decision(
+        resolving.Verdict.ABSENT, reason="asked the vendor", is_forced=True
+    )
     await resolving.resolve(runtime, "operator", old.task_id("unknown"), decision)
 
     assert await state_of(runtime, old.task_id("unknown")) is TaskState.FAILED

@@ -81,22 +81,40 @@ def test_an_operator_finds_a_task_beside_a_server(blind: tuple[Gateway, httpx.Cl
     assert (shown["state"], shown["upstream_task_id"]) == ("queued", upstream_task_id)
 
 
-@pytest.mark.parametrize("option", ["--absent", "--charge"])
+@pytest.mark.parametrize("options", [["--absent", "--force"], ["--charge"]])
 def test_an_operator_closes_a_task_beside_a_server_and_its_client_hears_of_it(
-    blind: tuple[Gateway, httpx.Client], option: str
+    blind: tuple[Gateway, httpx.Client], options: list[str]
 ) -> None:
     gateway, client = blind
     task_id = lose(gateway, client, LOST_BEFORE, AT_ONCE)
+    options = [*options, "--reason", "asked the vendor"]
 
-    done = gateway.run_cli("tasks", "resolve", task_id, option)
-    again = gateway.run_cli("tasks", "resolve", task_id, option)
+    done = gateway.run_cli("tasks", "resolve", task_id, *options, "--actor", "jo")
+    again = gateway.run_cli("tasks", "resolve", task_id, *options)
 
     assert done.returncode == 0, done.stderr
     assert again.returncode == 1
     assert "nothing to decide" in again.stderr
     task = wait_for_end(client, f"{PATH}/{task_id}")
     assert task["status"] == "failed"
-    assert ("gateway" in task) == (option == "--charge")
+    assert ("gateway" in task) == ("--charge" in options)
+    story = json.loads(gateway.run_cli("tasks", "story", task_id, "--format", "json").stdout)
+    assert story["audit"][0]["actor"] == "cli:jo"
+    assert story["ledger"][-1]["evidence_detail"].startswith("cli:jo said ")
+
+
+def test_absence_is_not_said_without_force_where_nobody_can_look(
+    blind: tuple[Gateway, httpx.Client],
+) -> None:
+    gateway, client = blind
+    task_id = lose(gateway, client, LOST_AFTER, AT_ONCE)
+
+    refused = gateway.run_cli("tasks", "resolve", task_id, "--absent", "--reason", "a guess")
+
+    assert refused.returncode == 1
+    assert "can't be seen: " in refused.stderr
+    assert "--force" in refused.stderr
+    assert show(gateway, task_id)["state"] == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -106,6 +124,10 @@ def test_an_operator_closes_a_task_beside_a_server_and_its_client_hears_of_it(
         ["--absent", "--charge"],
         ["--found", "a/b"],
         ["--found", "up-1", "--absent"],
+        ["--found", "up-1", "--force"],
+        ["--absent"],
+        ["--charge", "--reason", " "],
+        ["--charge", "--force", "--reason", "billed"],
     ],
 )
 def test_resolve_takes_one_decision(gateway: Gateway, options: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import os
 import re
 import resource
 import sqlite3
@@ -159,6 +160,23 @@ class TestBackup:
         assert replaced.exit_code == 0
         assert project_names(run.folder / "saved.db") == {"old"}
 
+    @pytest.mark.parametrize("force", ["", " --force"])
+    def test_what_is_no_regular_file_is_never_replaced(
+        self, run: CommandLine, database: Path, force: str
+    ) -> None:
+        assert database.exists()
+        pipe = run.folder / "pipe"
+        os.mkfifo(pipe)
+        (run.folder / "link").symlink_to(pipe)
+
+        for name in ("pipe", "link"):
+            refused = run(f"backup --to {name}{force}")
+
+            assert refused.exit_code == 2
+            assert f"{run.folder / name} is no regular file: nothing replaces it." in refused.err
+        assert pipe.is_fifo()
+        assert (run.folder / "link").is_symlink()
+
     @pytest.mark.parametrize(
         ("to", "complaint"),
         [
@@ -259,6 +277,7 @@ class TestRestore:
     def test_the_backups_content_is_back_and_what_was_there_is_kept(
         self, run: CommandLine, database: Path
     ) -> None:
+        assert run("keys create --project old").exit_code == 0
         save(run, database)
         assert project_names(database) == {"old", "new"}
 
@@ -274,6 +293,8 @@ class TestRestore:
         assert find_differences(database) == find_differences(kept) == []
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
         assert "before it takes new submits" in outcome.err
+        assert "An Idempotency-Key that was first used after the backup is new again" in outcome.err
+        assert "pepper" not in outcome.err
         assert not any("partial" in name for name in names_in(database.parent))
         assert read_events(database)[-1][1:] == ("database.restored", "saved.db")
 
@@ -290,9 +311,10 @@ class TestRestore:
     def test_it_works_where_there_is_no_database(self, run: CommandLine, database: Path) -> None:
         save(run, database)
 
-        told = run("restore saved.db --data-dir other --format json").json
+        outcome = run("restore saved.db --data-dir other --format json")
 
-        assert told["kept"] is None
+        assert outcome.json["kept"] is None
+        assert "There is no other/pepper, and no key of the backup works without" in outcome.err
         restored = run.folder / "other" / DATABASE_FILE
         assert project_names(restored) == {"old"}
         assert is_restored(restored)

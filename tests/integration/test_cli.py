@@ -106,7 +106,7 @@ def test_every_command_takes_the_common_options(run: Run, line: str) -> None:
     outcome = run(f"{line} --help")
 
     assert outcome.exit_code == 0
-    for option in ("--data-dir", "--config", "--format"):
+    for option in ("--data-dir", "--config", "--actor", "--format"):
         assert option in outcome.out
 
 

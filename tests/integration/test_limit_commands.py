@@ -10,6 +10,7 @@ from gateway.settings import load_config
 from tests.support.commands import CommandLine
 
 HEAD = ["SCOPE", "ID", "METRIC", "WINDOW", "CAP", "SPENT", "HELD", "LEFT", "RESETS_AT"]
+MONEY = "must be a decimal of the currency from 0 to 999999999999.999999"
 FULL = "--org --metric money --window month --cap 1"
 
 
@@ -119,7 +120,15 @@ def test_a_limit_takes_the_place_of_an_earlier_one_and_none_lifts_it(
         ("--org --metric tasks --window ever --cap 1", "--window: tasks takes no window"),
         (
             "--org --metric money --window day --cap 1,5",
-            "--cap: must be a decimal of the currency, with six decimals at most, or none",
+            f"--cap: {MONEY}, with six decimals at most, or none",
+        ),
+        (
+            "--org --metric money --window day --cap 9223372036854",
+            f"--cap: {MONEY}",
+        ),
+        (
+            "--org --metric money --window day --cap 99999999999999999999999999",
+            f"--cap: {MONEY}",
         ),
         ("--org --metric money --window day --cap=-1", "--cap: must be a decimal of the currency"),
         ("--org --metric money --window day --cap 1e3", "--cap: must be a decimal of the currency"),
@@ -164,14 +173,14 @@ def test_without_a_database_there_is_nothing_to_set_or_show(run: CommandLine) ->
 
 
 def test_who_set_what_is_on_record(run: CommandLine, key: str) -> None:
-    run(f"limits set {FULL}")
-    run(f"limits set --key {key} --metric rpm --cap none")
+    run(f"limits set {FULL} --actor jo")
+    run(f"limits set --key {key} --metric rpm --cap none --actor jo")
 
     events = read_events(run.folder)
 
     assert events == [
-        ("cli", "limit.set", "org:", "metric=money window=month cap=1.000000"),
-        ("cli", "limit.set", f"key:{key}", "metric=rpm window=- cap=none"),
+        ("cli:jo", "limit.set", "org:", "metric=money window=month cap=1.000000"),
+        ("cli:jo", "limit.set", f"key:{key}", "metric=rpm window=- cap=none"),
     ]
 
 
@@ -226,14 +235,14 @@ def test_limits_of_the_configuration_hold_for_whoever_has_none_of_his_own(
         ("key: [{metric: money, cap: 1}]", "limits.key[0]: money needs a window: day, month or"),
         ("key: [{metric: rpm, window: day, cap: 1}]", "limits.key[0]: rpm takes no window"),
         ("key: [{metric: rpm, cap: true}]", "limits.key[0].cap: must be a number"),
-        ("key: [{metric: rpm, cap: -1}]", "limits.key[0]: must be a whole number from 0 to"),
+        ("key: [{metric: rpm, cap: -1}]", "limits.key[0].cap: must be a whole number from 0 to"),
         (
             "org: []",
             "limits.org: there is no such setting",
         ),
         (
             "organization: [{metric: money, window: day, cap: 0.0000001}]",
-            "limits.organization[0]: must be a decimal of the currency, with six decimals at most",
+            "limits.organization[0].cap: must be a decimal of the currency from 0 to",
         ),
         (
             "project: [{metric: rpm, cap: 5}, {metric: rpm, cap: 6}]",
@@ -252,6 +261,32 @@ def test_a_mistake_in_the_configuration_is_named(
     said = [f"{each['check']}: {each['message']}" for each in findings]
     assert outcome.exit_code == 2
     assert problem in "\n".join([*said, outcome.err])
+
+
+@pytest.mark.parametrize(
+    ("cap", "problem"),
+    [
+        ("1e400", "must be a whole number from 0 to 1000000000000000"),
+        ("1.0e400", "must be a whole number from 0 to 1000000000000000"),
+        (".inf", "must be a whole number from 0 to 1000000000000000"),
+        (".nan", "must be a whole number from 0 to 1000000000000000"),
+        ("-1", "must be a whole number from 0 to 1000000000000000"),
+        ("many", "must be a whole number from 0 to 1000000000000000"),
+        ("[1]", "must be a number"),
+        ("{a: 1}", "must be a number"),
+        ("null", "must be a number"),
+    ],
+)
+def test_a_cap_that_is_none_is_told_once(run: CommandLine, cap: str, problem: str) -> None:
+    limits = f"organization: [{{metric: videos, window: month, cap: {cap}}}]"
+    name = run.write("gateway.yaml", f"limits: {{{limits}}}\n")
+
+    outcome = run(f"config check --config {name}")
+
+    assert outcome.exit_code == 2
+    assert outcome.err == (
+        f"Error: The configuration has a problem:\n  limits.organization[0].cap: {problem}\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -26,13 +26,15 @@ from gateway.errors import (
 )
 from gateway.ports import Runtime
 from gateway.runtime import DATABASE_FILE
-from gateway.services import admin, auditing, operating, storytelling
+from gateway.services import admin, auditing, operating, resolving, storytelling
 from gateway.services.cancelling import cancel_task
 from gateway.services.observing import observe_due
+from gateway.services.resolving import Decision, Verdict
 from gateway.services.submission import Repeat, submit_task
 from gateway.storage import tasks
 from tests.support.clock import FakeClock
 from tests.support.fake_upstream import FakeUpstream
+from tests.support.lost import lose, pass_time, tuned
 from tests.support.requests import a_body, a_text
 
 TASKS_COUNT = 200
@@ -239,6 +241,49 @@ async def test_the_story_names_who_acted_on_the_task(
 
     assert [(e["actor"], e["action"]) for e in story["audit"]] == [("jo", "task.cancel_requested")]
     assert story["ledger"][-1]["evidence"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told"), [(Verdict.CHARGE, "charged"), (Verdict.ABSENT, "absent")]
+)
+async def test_the_story_of_what_an_operator_decided_does_not_contradict_itself(
+    runtime: Runtime, principal: Principal, upstream: FakeUpstream, verdict: Verdict, told: str
+) -> None:
+    task_id = await lose(runtime, principal, upstream, is_made=False)
+    await resolving.resolve(runtime, "cli:jo", task_id, Decision(verdict, reason="asked them"))
+
+    story: dict[str, Any] = as_json(await storytelling.get_story(runtime, task_id))
+
+    last = story["transitions"][-1]
+    assert (last["from"], last["event"], last["to"]) == ("unknown", told, "failed")
+    detail = f"cli:jo said {verdict.value}: asked them"
+    assert story["ledger"][-1]["evidence_detail"] == detail
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"), [("hold", "given_up"), ("release", "given_up"), ("charge", "charged")]
+)
+async def test_the_story_tells_of_a_submission_that_ended_by_its_age_how_it_ended(
+    runtime: Runtime,
+    principal: Principal,
+    upstream: FakeUpstream,
+    clock: FakeClock,
+    policy: str,
+    told: str,
+) -> None:
+    runtime = tuned(runtime, submit={"unknown_policy": policy, "unknown_age_max_s": 3600.0})
+    upstream.supports_list = False
+    task_id = await lose(runtime, principal, upstream, is_made=False)
+    await pass_time(runtime, upstream, clock, 7300)
+    if policy == "hold":  # and what an operator says later changes nothing of how it ended
+        decision = Decision(Verdict.CHARGE, reason="billed")
+        clock.advance(1)
+        await resolving.resolve(runtime, "cli:jo", task_id, decision)
+
+    story: dict[str, Any] = as_json(await storytelling.get_story(runtime, task_id))
+
+    assert story["state"] == "failed"
+    assert story["transitions"][-1]["event"] == told
 
 
 async def test_an_imported_task_has_a_story_without_money(

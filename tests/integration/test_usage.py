@@ -507,6 +507,28 @@ async def test_the_first_and_the_last_day_can_be_reported(
             assert done.exit_code == 0, done.err
 
 
+@pytest.mark.usefixtures("sold")
+@pytest.mark.parametrize("options", ["", "--per-task"])
+async def test_a_currency_that_no_charge_is_in_is_refused_and_the_others_named(
+    report: Callable[[str], Report], options: str
+) -> None:
+    refused = await sync(report, f"--from 2026-11-01 --currency usd {options}")
+    taken = await sync(report, f"--from 2026-11-01 --currency cny {options}")
+
+    assert (refused.exit_code, refused.out) == (2, "")
+    assert "--currency: there are no charges in it, but in CNY" in refused.err
+    assert taken.exit_code == 0
+
+
+@pytest.mark.usefixtures("runtime")
+async def test_where_nothing_was_charged_yet_any_currency_is_reported_as_nothing(
+    report: Callable[[str], Report],
+) -> None:
+    done = await sync(report, "--from 2026-11-01 --currency usd --format json")
+
+    assert (done.exit_code, json.loads(done.out)["rows"]) == (0, [])
+
+
 @pytest.mark.tampers_with_books
 @pytest.mark.usefixtures("sold")
 async def test_two_currencies_are_refused_by_name_unless_one_is_chosen(

@@ -95,8 +95,10 @@ async def cancel(racer: Racer, stake: Stake) -> None:
 
 
 async def decide(racer: Racer, stake: Stake) -> None:
-    decision = resolving.Decision(resolving.Verdict.ABSENT, reason="nobody knows")
-    await resolving.resolve(racer.runtime, "operator", stake.task.id, decision)
+    """Say that it never was, as of one that the upstream does not show."""
+    decision = resolving.Decision(resolving.Verdict.ABSENT, reason="nobody knows", is_forced=True)
+    blind = replace(racer.runtime, upstreams={"fake": RacingUpstream()})
+    await resolving.resolve(blind, "operator", stake.task.id, decision)
 
 
 async def find(racer: Racer, stake: Stake) -> None:
@@ -122,7 +124,7 @@ async def finish(racer: Racer, stake: Stake) -> None:
     if stored.task.state in OBSERVED:
         await observing.look_at(racer.runtime, stored.task)
     elif await racer.runtime.db.read(ledger.find_open, stake.task.id) is not None:
-        decision = resolving.Decision(resolving.Verdict.CHARGE)
+        decision = resolving.Decision(resolving.Verdict.CHARGE, reason="it was billed")
         await resolving.resolve(racer.runtime, "operator", stake.task.id, decision)
 
 

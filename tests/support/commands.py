@@ -10,7 +10,7 @@ import pytest
 
 from gateway.cli.main import main
 
-_FOREIGN: Final = ("ARK_API_KEY", "ARK_BASE_URL", "DATABASE_URL", "PORT")
+_FOREIGN: Final = ("ARK_API_KEY", "ARK_BASE_URL", "DATABASE_URL", "PORT", "GATEWAY_ACTOR")
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,6 +153,25 @@ def test_a_wrong_base_url_is_traced_to_its_variable() -> None:
     assert problem.startswith("upstreams[0].base_url (ARK_BASE_URL): must be an http or https URL")
 
 
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://", "https://host:many/", "https://host:99999/", "https://u:PW@h/",
+            "https://host/?PW", "https://host/#PW"],
+)  # fmt: skip
+@pytest.mark.parametrize("setting", ["upstreams[0].base_url", "server.public_url"])
+def test_a_url_that_nothing_can_be_appended_to_is_refused(
+    tmp_path: Path, setting: str, url: str
+) -> None:
+    text = f"server: {{public_url: '{url}'}}\n"
+    if setting.startswith("upstreams"):
+        text = f"upstreams: [{{name: a, base_url: '{url}', credentials: [{{env: A}}]}}]\n"
+
+    (problem,) = problems_of(write(tmp_path, text), {})
+
+    assert problem == (
+        f"{setting}: must be an http or https URL with a host, without user info and query"
+    )
+
+
 def test_values_are_filled_in_from_the_environment(tmp_path: Path) -> None:
     path = write(
         tmp_path,

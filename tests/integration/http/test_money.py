@@ -174,9 +174,52 @@ async def test_a_spent_budget_is_402_and_says_what_is_asked_spent_held_and_when_
     assert "x-should-retry" not in refused.headers
     error = error_of(refused)
     assert error["code"] == "QuotaExceeded.Budget"
-    for word in ("money per month", "the key", "spent 0.735075", "resets at 2026-12-01T00:00:00Z"):
+    for word in (
+        "money per month, 2.205224 CNY by",
+        "the key",
+        "asked 0.735075 CNY",
+        "spent 0.735075 CNY",
+        "held 0.735075 CNY",
+        "resets at 2026-12-01T00:00:00Z",
+    ):
         assert word in error["message"]
     assert len(upstream.submits) == 2
+
+
+OPEN_MODEL = "doubao-seedance-1-5-pro-251215"
+
+
+@pytest.mark.parametrize(
+    ("fields", "metric", "is_advised"),
+    [
+        ({"duration": -1}, Metric.MONEY, True),
+        ({"duration": -1}, Metric.SECONDS, True),
+        ({"duration": -1}, Metric.TOKENS, True),
+        ({"duration": -1}, Metric.VIDEOS, False),
+        ({"duration": 5}, Metric.MONEY, False),
+        ({"duration": 5}, Metric.SECONDS, False),
+        ({}, Metric.MONEY, False),
+    ],
+)
+@pytest.mark.parametrize("query", ["", "?dry_run=1"])
+async def test_a_fixed_duration_is_advised_only_where_it_was_left_open_and_counts(
+    client: httpx.AsyncClient,
+    runtime: Runtime,
+    keys: Keys,
+    fields: dict[str, object],
+    metric: Metric,
+    is_advised: bool,  # noqa: FBT001 - a parameter of the test
+    query: str,
+) -> None:
+    await set_limit(runtime, key_account(keys), metric, 0, Window.EVER)
+    body = {"model": OPEN_MODEL, "content": [{"type": "text", "text": "Boats"}], **fields}
+
+    answer = await client.post(PATH + query, json=body)
+
+    error = answer.json()["would_refuse"] if query else error_of(answer)
+    assert error["code"] == "QuotaExceeded.Budget"
+    assert ("A fixed duration lowers what is held" in error["message"]) == is_advised
+    assert ("CNY" in error["message"]) == (metric is Metric.MONEY)
 
 
 async def test_budgets_are_checked_in_the_order_organization_project_key(

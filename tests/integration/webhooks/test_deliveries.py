@@ -392,6 +392,21 @@ async def test_each_settled_task_is_told_to_the_sink_once_as_a_cloud_event(
     assert event["data"]["project_name"] == "default"
 
 
+async def test_a_sink_that_says_gone_is_told_again_like_any_that_fails(
+    open_again: OpenRuntime, upstream: FakeUpstream, clock: FakeClock, sink: Receiver
+) -> None:
+    sink.answers = [answer(410), answer(204)]
+    async with open_again(usage_url=sink.url) as runtime:
+        client = await connect(runtime, upstream, clock)
+        await client.finish()
+        await deliver(runtime)
+        clock.advance(10)
+        assert await deliver(runtime) == 1
+        (event,) = await outbox(runtime)
+
+    assert (event.state, event.attempt_count) == (NotificationState.DELIVERED, 2)
+
+
 async def test_the_sink_may_move_while_events_wait_for_it(
     open_again: OpenRuntime, upstream: FakeUpstream, clock: FakeClock, sink: Receiver
 ) -> None:

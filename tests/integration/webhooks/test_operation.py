@@ -132,20 +132,42 @@ async def test_every_start_signs_alike(open_again: OpenRuntime) -> None:
 
 
 @pytest.mark.usefixtures("runtime")
-@pytest.mark.parametrize("url", ["http://user:pass@sink.example/", "https://", "http://a:b/"])
+@pytest.mark.parametrize("command", ["webhooks list", "config check", "config show", "doctor"])
+@pytest.mark.parametrize(
+    "url", ["http://user:PWSECRET@sink.example/", "https://", "http://a:b/", "http://[::1"]
+)
 async def test_a_sink_that_nothing_can_be_delivered_to_is_a_mistake_of_configuration(
     config: Config,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     url: str,
+    command: str,
 ) -> None:
     monkeypatch.setenv("GATEWAY_WEBHOOKS__USAGE_URL", url)
 
-    exit_code, _, err = await run_cli(config, capsys, "webhooks list")
+    exit_code, out, err = await run_cli(config, capsys, command)
 
     assert exit_code == 2
-    assert "webhooks.usage_url" in err
-    assert "pass" not in err
+    assert "webhooks.usage_url" in out + err
+    assert "must be an http or https URL with a host, and without user info" in out + err
+    assert "PWSECRET" not in out + err
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize("secret", ["?token=PWSECRET", "#PWSECRET", "/#?PWSECRET"])
+async def test_what_may_be_a_token_of_the_sink_is_not_shown(
+    config: Config,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    secret: str,
+) -> None:
+    monkeypatch.setenv("GATEWAY_WEBHOOKS__USAGE_URL", f"http://sink.example/usage{secret}")
+
+    exit_code, out, err = await run_cli(config, capsys, "config show")
+
+    assert exit_code == 0
+    assert "http://sink.example/usage" in out
+    assert "PWSECRET" not in out + err
 
 
 async def test_nothing_of_a_callback_stays_on_disk_once_its_request_is_erased(

@@ -14,13 +14,11 @@ from hypothesis import strategies as st
 from gateway.delivery.addresses import (
     LOOKUPS_MAX,
     AddressRules,
-    Endpoint,
     ThreadedResolver,
-    UndeliverableError,
     find_addresses,
-    parse_endpoint,
 )
 from gateway.domain.webhooks import DeliveryError
+from gateway.endpoints import Endpoint, UndeliverableError, parse_endpoint
 from tests.support.waiting import eventually
 
 PUBLIC = "8.8.4.4"

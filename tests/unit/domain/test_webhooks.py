@@ -132,8 +132,11 @@ def test_a_delivered_notification_is_done() -> None:
 def test_only_what_can_never_succeed_is_dead_at_once(
     result: DeliveryResult, state: NotificationState
 ) -> None:
+    event = replace(NEW, kind=NotificationKind.USAGE)
+    of_sink = apply_result(event, result, NOW_MS, 0.0)
     tried = apply_result(NEW, result, NOW_MS, 0.0)
 
+    assert of_sink.state is NotificationState.PENDING, "nobody but the operator ends the sink"
     assert tried.state is state
     assert (tried.next_attempt_at_ms is None) == (state is NotificationState.DEAD)
     assert (tried.last_status, tried.last_error) == (result.status, result.error)
