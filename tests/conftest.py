@@ -28,7 +28,8 @@ _ROOMS_THAT_WAIT = ("chaos", "e2e", "simulation", "contract", "integration")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the long-winded rooms: many workers end together on many small tests."""
     ranks = {room: rank for rank, room in enumerate(_ROOMS_THAT_WAIT)}
-    items.sort(key=lambda item: ranks.get(item.nodeid.split("/")[1], len(ranks)))
+    rooms = {item.nodeid: item.nodeid.partition("/")[2].partition("/")[0] for item in items}
+    items.sort(key=lambda item: ranks.get(rooms[item.nodeid], len(ranks)))
 
 
 @pytest.fixture(autouse=True)
