@@ -81,6 +81,7 @@ async def _examine_store(config: "Config", *, confirms_pepper: bool) -> Sequence
         check_clock,
         check_database,
         check_ledger,
+        check_restore,
         check_routes,
         judge_budget,
     )
@@ -101,6 +102,7 @@ async def _examine_store(config: "Config", *, confirms_pepper: bool) -> Sequence
                 *await _examine_pepper(runtime, confirms_copy=confirms_pepper),
                 await check_clock(runtime),
                 await check_routes(runtime, config.upstreams),
+                await check_restore(runtime),
                 await check_ledger(runtime),
                 await check_budget(runtime),
             ]

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.config import Config, UpstreamConfig
 from gateway.domain.limit_defaults import effective_limits
-from gateway.domain.limits import BUDGETS, ORGANIZATION_ID, Account, LimitSetting, Scope
+from gateway.domain.limits import (
+    BUDGETS,
+    ORGANIZATION_ID,
+    Account,
+    LimitSetting,
+    Scope,
+    format_time,
+)
 from gateway.domain.projects import AuditEvent
 from gateway.errors import ConfigurationError, GatewayError, UpstreamFault
 from gateway.observability.logging import find_driver_code
@@ -143,6 +150,21 @@ async def check_routes(runtime: Runtime, upstreams: Sequence[UpstreamConfig]) ->
     named = ", ".join(f"{count} at {route[0]}/{route[1]}" for route, count in orphans.items())
     remedy = "Configure the upstream and credential by these names until their tasks have ended."
     return Finding("routes", Level.FAIL, f"tasks that nobody follows: {named}", remedy)
+
+
+async def check_restore(runtime: Runtime) -> Finding:
+    """Whether submits wait for a restored database to be compared with the upstreams."""
+    restored_at_ms = await runtime.db.read(meta.find_restored)
+    if restored_at_ms is None:
+        return Finding("restore", Level.OK, "no submit waits for a comparison")
+    return Finding(
+        "restore",
+        Level.WARN,
+        f"restored at {format_time(restored_at_ms)}: no submit is taken until it is compared with "
+        "the list of every upstream account",
+        "A server compares them; `/readyz?verbose` on its metrics listener names those that are "
+        "left. If one is gone for good, `restore --open` takes submits without.",
+    )
 
 
 async def check_ledger(runtime: Runtime) -> Finding:
