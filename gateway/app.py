@@ -85,7 +85,7 @@ class MetricsApp:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        probes = Probes(runtime)
+        probes = Probes(runtime, is_private=True)
         self._operations: Mapping[str, Operation] = {
             "/metrics": self._get_metrics,
             "/livez": probes.get_liveness,
@@ -131,7 +131,7 @@ def _operations(runtime: Runtime) -> Mapping[tuple[str, str], Operation]:
             (surface.name, "cancel_task"): tasks.cancel_task,
             (surface.name, "get_limits"): tasks.get_limits,
         }
-    probes, docs = Probes(runtime), Docs()
+    probes, docs = Probes(runtime, is_private=False), Docs()
     return operations | {
         ("", "take_callback"): Callbacks(runtime).take_callback,
         ("", "get_liveness"): probes.get_liveness,

@@ -258,6 +258,17 @@ class Signer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class WriteFailure:
+    """That the store does not take what is written."""
+
+    since_ms: int
+    """When the first of an unbroken row of failures was seen."""
+    message: str
+    code: str | None
+    """The driver's word for it, such as SQLITE_FULL."""
+
+
 class Lifecycle:
     """Whether this process takes work."""
 
@@ -266,6 +277,10 @@ class Lifecycle:
         """Set once, by the server, when it is told to stop."""
         self.is_reconciling = False
         """Set while restored data is compared with the upstreams: reads go on, submits wait."""
+        self.uncompared: set[str] = set()
+        """The accounts whose lists it is still to be compared with, as `upstream/credential`."""
+        self.write_failure: WriteFailure | None = None
+        """Of the newest transaction that was to write; None if that was committed."""
         self.is_announced = False
         """Whether the database was told that this process lives."""
         self.announced_at_s: float | None = None

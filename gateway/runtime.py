@@ -24,13 +24,13 @@ from gateway.domain.price_books import BOOK_FILES, read_books
 from gateway.domain.prices import Book, Finance, PriceError, PriceList, Terms, freeze_prices
 from gateway.domain.routing import RouteTable, UpstreamRoutes
 from gateway.domain.webhooks import NotificationKind, generate_secret
-from gateway.errors import ConfigurationError
+from gateway.errors import ConfigurationError, StorageUnavailable
 from gateway.ids import Entropy, IdMaker
 from gateway.journal import open_journal
 from gateway.key_cache import KeyCache
 from gateway.limit_cache import LimitCache
 from gateway.limits.memory import MemoryRateLimiter
-from gateway.observability.logging import Logger, open_logger
+from gateway.observability.logging import Logger, find_driver_code, open_logger
 from gateway.observability.metrics import Histogram, Metrics
 from gateway.packaged import find_data_file
 from gateway.places import Places
@@ -45,6 +45,7 @@ from gateway.ports import (
     Runtime,
     T,
     Upstream,
+    WriteFailure,
 )
 from gateway.status_cache import StatusCache
 from gateway.steadiness import Steadiness
@@ -83,9 +84,9 @@ async def open_runtime(
     """
     clock, metrics, catalog = clock or SystemClock(), Metrics(), open_catalog(config)
     async with AsyncExitStack() as stack:
-        opened = await _open_database(config, creates=creates)
+        lifecycle, opened = Lifecycle(), await _open_database(config, creates=creates)
         stack.push_async_callback(opened.close)
-        database = MeasuredDatabase(opened, clock, metrics.db_duration)
+        database = MeasuredDatabase(opened, clock, metrics.db_duration, lifecycle)
         pepper = await open_pepper(config, database, clock.now_ms()) if checks_keys else b""
         chosen = config.upstreams if connects_upstreams else ()
         upstreams = await stack.enter_async_context(open_upstreams(chosen, environ, clock, metrics))
@@ -118,7 +119,7 @@ async def open_runtime(
             signer=Signer(webhook_secrets(config, pepper or entropy(_PEPPER_BYTES))),
             audit=AuditState(),
             process_id=entropy(8).hex(),
-            lifecycle=Lifecycle(),
+            lifecycle=lifecycle,
             steadiness=Steadiness(clock),
         )
 
@@ -421,10 +422,16 @@ def _recorder(metrics: Metrics) -> Callable[[CallRecord], None]:
 
 
 class MeasuredDatabase:
-    """A Database that notes the duration of every transaction, by its function's name."""
+    """A Database that notes the duration of every transaction, by its function's name.
 
-    def __init__(self, database: Database, clock: Clock, durations: Histogram) -> None:
+    It also notes whether the store takes what is written: a full disk can be read from for long.
+    """
+
+    def __init__(
+        self, database: Database, clock: Clock, durations: Histogram, lifecycle: Lifecycle
+    ) -> None:
         self._database, self._clock, self._durations = database, clock, durations
+        self._lifecycle = lifecycle
         self.name = database.name
         self.watch = database.watch
         self.close = database.close
@@ -432,9 +439,21 @@ class MeasuredDatabase:
     async def write(self, fn: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         started_s = self._clock.monotonic_s()
         try:
-            return await self._database.write(fn, *args, **kwargs)
+            written = await self._database.write(fn, *args, **kwargs)
+        except StorageUnavailable as error:
+            self._note_failure(error)
+            raise
+        else:
+            self._lifecycle.write_failure = None
+            return written
         finally:
             self._durations.observe(self._clock.monotonic_s() - started_s, _name_of(fn))
+
+    def _note_failure(self, error: StorageUnavailable) -> None:
+        known = self._lifecycle.write_failure
+        since_ms = self._clock.now_ms() if known is None else known.since_ms
+        code = find_driver_code(error)
+        self._lifecycle.write_failure = WriteFailure(since_ms, error.message, code)
 
     async def read(self, fn: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         started_s = self._clock.monotonic_s()

@@ -57,8 +57,9 @@ def doctor(
     ]
     followed = (*config.upstreams, *beside.upstreams)
     is_trial = not configured.upstreams if config.upstreams else None
+    confirming = common.actor if pepper_is_safe else None
     findings += asyncio.run(
-        _examine(config, sound, followed, is_trial=is_trial, confirms_pepper=pepper_is_safe)
+        _examine(config, sound, followed, is_trial=is_trial, confirming=confirming)
     )
     print_findings(common, findings)
     if has_failed(findings):
@@ -71,7 +72,7 @@ async def _examine(
     followed: Sequence["UpstreamConfig"],
     *,
     is_trial: bool | None,
-    confirms_pepper: bool,
+    confirming: str | None,
 ) -> Sequence["Finding"]:
     from gateway.clock import SystemClock
     from gateway.observability.metrics import Metrics
@@ -79,7 +80,7 @@ async def _examine(
     from gateway.services.diagnosing import check_upstreams
 
     findings = list(
-        await _examine_store(config, followed, is_trial=is_trial, confirms_pepper=confirms_pepper)
+        await _examine_store(config, followed, is_trial=is_trial, confirming=confirming)
     )
     async with open_upstreams(upstreams, os.environ, SystemClock(), Metrics()) as opened:
         return [*findings, *await check_upstreams(opened.values())]
@@ -90,7 +91,7 @@ async def _examine_store(
     followed: Sequence["UpstreamConfig"],
     *,
     is_trial: bool | None,
-    confirms_pepper: bool,
+    confirming: str | None,
 ) -> Sequence["Finding"]:
     from gateway.errors import ConfigurationError, StorageUnavailable
     from gateway.runtime import has_data, open_runtime
@@ -102,6 +103,7 @@ async def _examine_store(
         check_clock,
         check_database,
         check_ledger,
+        check_restore,
         check_routes,
         judge_budget,
     )
@@ -119,10 +121,11 @@ async def _examine_store(
                 return [database]
             return [
                 database,
-                *await _examine_pepper(runtime, confirms_copy=confirms_pepper),
+                *await _examine_pepper(runtime, confirming=confirming),
                 await check_clock(runtime),
                 await check_routes(runtime, followed),
                 await check_books(runtime, is_trial=is_trial),
+                await check_restore(runtime),
                 await check_ledger(runtime),
                 await check_budget(runtime),
             ]
@@ -130,7 +133,7 @@ async def _examine_store(
         return [Finding("start", Level.FAIL, str(error), "Nothing more can be checked.")]
 
 
-async def _examine_pepper(runtime: "Runtime", *, confirms_copy: bool) -> Sequence["Finding"]:
+async def _examine_pepper(runtime: "Runtime", *, confirming: str | None) -> Sequence["Finding"]:
     from gateway.services.diagnosing import (
         Level,
         check_pepper,
@@ -141,6 +144,6 @@ async def _examine_pepper(runtime: "Runtime", *, confirms_copy: bool) -> Sequenc
     pepper = await check_pepper(runtime)
     if pepper.level is not Level.OK:
         return [pepper]
-    if confirms_copy:
-        await confirm_pepper_copy(runtime, "cli")
+    if confirming is not None:
+        await confirm_pepper_copy(runtime, confirming)
     return [pepper, await check_pepper_copy(runtime)]

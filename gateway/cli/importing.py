@@ -43,9 +43,9 @@ def import_(
 
     async def act(runtime: "Runtime") -> "ImportReport":
         if ids:
-            return await importing.import_ids(runtime, "cli", source, ids)
+            return await importing.import_ids(runtime, common.actor, source, ids)
         since_ms = runtime.clock.now_ms() - (since or 0)
-        return await importing.import_since(runtime, "cli", source, since_ms)
+        return await importing.import_since(runtime, common.actor, source, since_ms)
 
     report = common.run(act, connects_upstreams=True)
     _print(common, report)

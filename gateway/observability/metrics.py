@@ -215,6 +215,10 @@ class BookMetrics:
         self.audit_last = Gauge(
             "gateway_audit_timestamp_seconds", "When the ledger was last audited."
         )
+        self.restore_waiting = Gauge(
+            "gateway_restore_waiting", "1 while submits wait for the comparison after a restore."
+        )
+        self.restore_waiting.set(0)
         self.journal_entries = Gauge("gateway_journal_entries", "Outcomes that wait for the store.")
         self.webhook_deliveries = Counter(
             "gateway_webhook_deliveries", "Attempts to deliver.", ("kind", "outcome")

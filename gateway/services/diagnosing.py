@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.config import Config, UpstreamConfig
 from gateway.domain.limit_defaults import effective_limits
-from gateway.domain.limits import BUDGETS, ORGANIZATION_ID, Account, LimitSetting, Scope
+from gateway.domain.limits import (
+    BUDGETS,
+    ORGANIZATION_ID,
+    Account,
+    LimitSetting,
+    Scope,
+    format_time,
+)
 from gateway.domain.projects import AuditEvent
 from gateway.errors import ConfigurationError, GatewayError, UpstreamFault
 from gateway.observability.logging import find_driver_code
@@ -152,6 +159,21 @@ async def check_books(runtime: Runtime, *, is_trial: bool | None) -> Finding:
     if problem is None:
         return Finding("books", Level.OK, "are kept as configured")
     return Finding("books", Level.FAIL, problem, "A start that would mix them is refused.")
+
+
+async def check_restore(runtime: Runtime) -> Finding:
+    """Whether submits wait for a restored database to be compared with the upstreams."""
+    restored_at_ms = await runtime.db.read(meta.find_restored)
+    if restored_at_ms is None:
+        return Finding("restore", Level.OK, "no submit waits for a comparison")
+    return Finding(
+        "restore",
+        Level.WARN,
+        f"restored at {format_time(restored_at_ms)}: no submit is taken until it is compared with "
+        "the list of every upstream account",
+        "A server compares them; `/readyz?verbose` on its metrics listener names those that are "
+        "left. If one is gone for good, `restore --open` takes submits without.",
+    )
 
 
 async def check_ledger(runtime: Runtime) -> Finding:

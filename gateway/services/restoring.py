@@ -28,7 +28,7 @@ _AGAIN_S: Final = 10.0
 async def close_if_restored(runtime: Runtime) -> None:
     """Take no submits if the database was restored and not compared yet: before any is let in."""
     restored_at_ms = await runtime.db.read(meta.find_restored)
-    runtime.lifecycle.is_reconciling = restored_at_ms is not None
+    _close(runtime, is_closed=restored_at_ms is not None)
 
 
 async def compare_restored(runtime: Runtime) -> bool:
@@ -53,7 +53,7 @@ async def compare_restored(runtime: Runtime) -> bool:
             return False
         if not await runtime.db.write(meta.clear_restored, restored_at_ms):
             return False  # restored again meanwhile, or another process was first
-    runtime.lifecycle.is_reconciling = False
+    _close(runtime, is_closed=False)
     return True
 
 
@@ -70,8 +70,24 @@ async def open_restored(runtime: Runtime, actor: str) -> bool:
     return await runtime.db.write(backup.open_restored, restored_at_ms, event)
 
 
+def _close(runtime: Runtime, *, is_closed: bool) -> None:
+    """Take submits or not; probes and a metric tell which."""
+    accounts_of = [(each.name, each.credentials) for each in runtime.upstreams.values()]
+    waiting = {f"{name}/{each}" for name, credentials in accounts_of for each in credentials}
+    runtime.lifecycle.is_reconciling = is_closed
+    runtime.lifecycle.uncompared = waiting if is_closed else set()
+    runtime.metrics.restore_waiting.set(int(is_closed))
+
+
 async def _compare(runtime: Runtime, name: str, credential: str, lost_ms: tuple[int, int]) -> bool:
     """Return whether all was seen that the credential's upstream shows."""
+    is_whole = await _read_all(runtime, name, credential, lost_ms)
+    uncompared, account = runtime.lifecycle.uncompared, f"{name}/{credential}"
+    (uncompared.discard if is_whole else uncompared.add)(account)
+    return is_whole
+
+
+async def _read_all(runtime: Runtime, name: str, credential: str, lost_ms: tuple[int, int]) -> bool:
     upstream = runtime.upstreams[name]
     if not upstream.supports_list:
         runtime.log.warning(

@@ -13,11 +13,19 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
+import orjson
 import sqlalchemy as sa
 
-from gateway.domain.auditing import Audit, find_wrong_charge, find_wrong_hold
+from gateway.domain.auditing import (
+    ENDS,
+    Audit,
+    find_wrong_charge,
+    find_wrong_hold,
+    find_wrong_usage,
+)
 from gateway.domain.billing import NO_USAGE, Outcome, Price, Usage, price_from_json
 from gateway.domain.limits import Scope, Window
+from gateway.domain.quotes import settled_usage
 from gateway.domain.tasks import TERMINAL, TaskState
 from gateway.storage.snapshots import snapshot
 
@@ -40,6 +48,15 @@ def _words(states: Iterable[TaskState]) -> str:
     return ", ".join(f"'{state.value}'" for state in sorted(states))
 
 
+def _ends() -> str:
+    """Return the SQL of all that goes together: outcome, evidence, and how the task ended."""
+    return ", ".join(
+        f"'{outcome or ''}/{evidence or ''}/{event}'"
+        for (outcome, evidence), events in ENDS.items()
+        for event in events
+    )
+
+
 def _any_differ(*pairs: tuple[str, str]) -> str:
     return " OR ".join(f"{found} <> {due}" for found, due in pairs)
 
@@ -48,6 +65,14 @@ _ENDED: Final = _words(TERMINAL)
 _UNFINISHED: Final = _words(set(TaskState) - TERMINAL)
 # A task may fail without evidence, as when its upstream denies it: then its hold stays.
 _PROVED: Final = _words(TERMINAL - {TaskState.FAILED})
+# Of a failed task its moves tell why; of any other its state does.
+_END: Final = (
+    "CASE t.state WHEN 'failed' THEN COALESCE((SELECT MAX(m.event) FROM task_transitions m "
+    "WHERE m.task_id = t.id AND m.to_state = 'failed'), '') "
+    "WHEN 'rejected' THEN 'refused' ELSE t.state END"
+)
+_NAMED: Final = "t.upstream || ': ' || t.upstream_task_id || ' is '"
+_HIDDEN: Final = "CASE WHEN t.deleted_at_ms IS NULL THEN 0 ELSE 1 END"
 _PLACE: Final = ("project_id", "key_id", "day_start_ms", "month_start_ms")
 _PRICED: Final = ("currency", "cost_currency", "price_version")
 
@@ -90,6 +115,53 @@ _HOLD_FLAWS: Final = (
     ("r.outcome = 'released' AND t.state = 'succeeded'", "succeeded, and its hold was released"),
     (f"r.outcome IS NOT NULL AND t.state NOT IN ({_ENDED})", "goes on, and its hold was resolved"),
     (f"r.outcome IS NULL AND t.state IN ({_PROVED})", "has ended, and its hold is open"),
+    (
+        (
+            f"t.state IN ({_ENDED}) AND COALESCE(r.outcome, '') || '/' || COALESCE(e.evidence, '') "
+            f"|| '/' || {_END} NOT IN ({_ends()})"
+        ),
+        "its end, its evidence and its books do not go together",
+    ),
+    (
+        (
+            "e.evidence = 'ended' AND "
+            "(e.evidence_detail LIKE '% is succeeded') <> (r.outcome = 'settled')"
+        ),
+        "its evidence tells of another end than its books",
+    ),
+    (
+        f"e.evidence = 'ended' AND substr(e.evidence_detail, 1, length({_NAMED})) <> {_NAMED}",
+        "its evidence is of another upstream task",
+    ),
+    ("r.at_ms <> t.created_at_ms", "was not held for when it was made"),
+    (
+        (
+            "r.resolved_at_ms < t.updated_at_ms "
+            f"OR (r.resolved_at_ms > t.updated_at_ms AND t.state IN ({_PROVED}))"
+        ),
+        "its hold was not resolved when it ended",
+    ),
+    (
+        "r.outcome = 'settled' AND r.is_estimated = 0 AND e.evidence IN ('operator', 'policy')",
+        "was charged without a report, and not as quoted",
+    ),
+    (
+        (
+            "r.is_estimated = 1 AND "
+            f"({_any_differ(*((f'r.{each}', f'r.held_{each}') for each in _METRICS[1:]))})"
+        ),
+        "was charged as quoted, and not what was",
+    ),
+)
+# Of two processes that find one orphan at once, one may book what the other has noted without its
+# task. And what was an orphan is none any more once an operator has given it to a task.
+_BORNE: Final = (
+    "(e.task_id, e.step) IN (SELECT o.task_id, o.entry_step FROM orphans o "  # noqa: S608
+    "WHERE o.task_id IS NOT NULL AND o.entry_step IS NOT NULL) "
+    "OR e.evidence_detail IN (SELECT o.upstream || ': ' || o.upstream_task_id || ' is succeeded' "
+    "FROM orphans o WHERE o.task_id IS NULL AND o.entry_step IS NOT NULL) "
+    f"OR e.evidence_detail IN (SELECT {_NAMED} || 'succeeded' FROM tasks t "
+    "WHERE t.upstream_task_id IS NOT NULL)"
 )
 _ENTRY_FLAWS: Final = (
     ("r.task_id IS NULL", "has an entry, and no hold"),
@@ -97,6 +169,19 @@ _ENTRY_FLAWS: Final = (
         f"e.step >= 3 AND ({_any_differ(*((f'e.{each}', '0') for each in _SUMMED))})",
         "its loss is in a balance",
     ),
+    (f"e.step >= 3 AND NOT ({_BORNE})", "no orphan bears its loss"),
+)
+_TASK_FLAWS: Final = (
+    ("l.task_id IS NULL OR n.task_id IS NOT NULL", "has not the version of its last move"),
+    ("l.to_state <> t.state", "its last move led to another state"),
+    ("l.at_ms <> t.updated_at_ms", "its last move was made at another time"),
+)
+# A version is a move, that its client took it out of view, or that it was charged after its end.
+_LAST_MOVE: Final = (
+    f"t.version - {_HIDDEN} - "  # noqa: S608
+    "CASE WHEN t.state = 'failed' AND t.bill IS NOT NULL AND NOT EXISTS "
+    "(SELECT 1 FROM task_transitions m WHERE m.task_id = t.id "
+    f"AND m.version = t.version - {_HIDDEN}) THEN 1 ELSE 0 END"
 )
 
 
@@ -123,6 +208,22 @@ _TASK_CHECKS: Final = (
     _flawed(
         f"SELECT e.task_id AS task_id, {_cases(_ENTRY_FLAWS)} AS flaw FROM ledger_entries e "  # noqa: S608
         "LEFT JOIN reservations r ON r.task_id = e.task_id"
+    ),
+    _flawed(
+        "SELECT o.task_id AS task_id, CASE WHEN e.task_id IS NULL THEN 'no entry bears its orphan' "
+        "END AS flaw FROM orphans o LEFT JOIN ledger_entries e ON e.task_id = o.task_id "
+        "AND e.step = o.entry_step WHERE o.task_id IS NOT NULL AND o.entry_step IS NOT NULL"
+    ),
+    _flawed(
+        f"SELECT t.id AS task_id, {_cases(_TASK_FLAWS)} AS flaw FROM tasks t "  # noqa: S608
+        f"LEFT JOIN task_transitions l ON l.task_id = t.id AND l.version = {_LAST_MOVE} "
+        "LEFT JOIN task_transitions n ON n.task_id = l.task_id AND n.version = l.version + 1"
+    ),
+    _flawed(
+        "SELECT m.task_id AS task_id, CASE WHEN COALESCE(m.from_state, '') <> "
+        "COALESCE(b.to_state, '') THEN 'there is a gap in its moves' END AS flaw "
+        "FROM task_transitions m LEFT JOIN task_transitions b "
+        "ON b.task_id = m.task_id AND b.version = m.version - 1"
     ),
     # An attempt is written with its hold. What was imported, or was there before the ledger, has
     # neither.
@@ -189,6 +290,7 @@ class _Figures(NamedTuple):
     held_videos: int
     held_tool_calls: int
     outcome: str | None
+    is_estimated: int | None
     charge_micros: int
     cost_micros: int
     tokens: int
@@ -206,20 +308,25 @@ _FIGURES: Final = ", ".join(
     f"{'h' if each in _PRICED else 'r'}.{each}" for each in _Figures._fields
 )
 _PRICED_PAGE: Final = sa.text(
-    f"SELECT r.task_id, {_FIGURES} FROM reservations r "  # noqa: S608
+    "SELECT r.task_id, CASE WHEN r.outcome = 'settled' AND t.state = 'succeeded' "  # noqa: S608
+    f"THEN COALESCE(t.fields, '') END AS shown, {_FIGURES} FROM reservations r "
     "LEFT JOIN ledger_entries h ON h.task_id = r.task_id AND h.step = 1 "
+    "LEFT JOIN tasks t ON t.id = r.task_id "
     "WHERE r.task_id > :after_id ORDER BY r.task_id LIMIT :page_rows"
 )
 
 
 def audit_books(conn: sa.Connection, names_max: int) -> Audit:
-    """Recompute everything; return how many differences there are, `names_max` named at most."""
+    """Recompute everything; return how many differences there are, `names_max` named at most.
+
+    Tasks are named before balances: one wrong entry is in nine of these.
+    """
     with snapshot(conn):
         found = [
-            _check_balances(conn, names_max),
-            _check_negatives(conn, names_max),
             *(_check_tasks(conn, check, names_max) for check in _TASK_CHECKS),
             _check_prices(conn, names_max),
+            _check_negatives(conn, names_max),
+            _check_balances(conn, names_max),
         ]
     named = [name for each in found for name in each.named]
     return Audit(sum(each.count for each in found), tuple(named[:names_max]))
@@ -258,15 +365,16 @@ def _audit_of(rows: Sequence[sa.Row[Any]], describe: Callable[[sa.Row[Any]], str
 
 
 def _check_prices(conn: sa.Connection, names_max: int) -> Audit:
-    """Recompute hold, charge and cost of every task from the price that was frozen for it."""
+    """Recompute every task: the hold and the charge by the price that was frozen for it."""
     # Tasks are much alike: what was computed for one holds for all with the same figures.
     read_price = lru_cache(_PRICES_KEPT)(_read_price)
-    find_flaw = lru_cache(_FIGURES_KEPT)(partial(_find_wrong_price, read_price))
+    find_flaw = lru_cache(_FIGURES_KEPT)(partial(_find_wrong_figures, read_price))
     named: list[str] = []
     count, after_id = 0, ""
     while rows := conn.execute(_PRICED_PAGE, {"after_id": after_id, "page_rows": _PAGE_ROWS}).all():
         for row in rows:
-            flaw = find_flaw(row[1:])
+            figures = _Figures(*row[2:])
+            flaw = find_flaw(figures, _read_report(row[1], figures))
             if flaw is not None:
                 count += 1
                 if len(named) < names_max:
@@ -275,10 +383,30 @@ def _check_prices(conn: sa.Connection, names_max: int) -> Audit:
     return Audit(count, tuple(named))
 
 
-def _find_wrong_price(
-    read_price: Callable[[str], Price | None], figures: tuple[Any, ...]
+def _read_report(fields: str | None, figures: _Figures) -> tuple[Usage | None] | None:
+    """Return what a settled success shows that it used, if anything; None of any other task."""
+    if fields is None:
+        return None
+    try:
+        shown = orjson.loads(fields)
+    except orjson.JSONDecodeError:  # of what Python alone reads, such as half a character
+        shown = _read_json(fields)
+    held = Usage(figures.held_tokens, figures.held_seconds, figures.held_videos)
+    return (settled_usage(shown, held) if isinstance(shown, dict) else None,)
+
+
+def _read_json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None  # which nobody wrote who went through the gateway
+
+
+def _find_wrong_figures(
+    read_price: Callable[[str], Price | None],
+    row: _Figures,
+    report: tuple[Usage | None] | None,
 ) -> str | None:
-    row = _Figures(*figures)
     price = read_price(row.price)
     if price is None:
         return "its price can't be read"
@@ -288,10 +416,12 @@ def _find_wrong_price(
     held = Usage(row.held_tokens, row.held_seconds, row.held_videos, row.held_tool_calls)
     flaw = find_wrong_hold(price, held, row.hold_micros)
     if flaw is None and row.outcome == Outcome.SETTLED.value:
-        if None in figures[_RESOLVED]:
+        if None in tuple[object, ...](row)[_RESOLVED]:
             return "its settlement has no amount"
         used = Usage(row.tokens, row.seconds, row.videos)
-        flaw = find_wrong_charge(price, used, row.charge_micros, row.cost_micros)
+        if report is not None:
+            flaw = find_wrong_usage(report[0], held, used, is_estimated=bool(row.is_estimated))
+        flaw = flaw or find_wrong_charge(price, used, row.charge_micros, row.cost_micros)
     return flaw
 
 

@@ -60,7 +60,8 @@ async def give_up(
     held = await database.read(ledger.find, task.id)
     if kind is not None:
         assert held is not None
-        await database.write(ledger.resolve, held, release(Evidence(kind)), NOW_MS, tasks_count=-1)
+        at_ms = ended.updated_at_ms
+        await database.write(ledger.resolve, held, release(Evidence(kind)), at_ms, tasks_count=-1)
     return ended
 
 

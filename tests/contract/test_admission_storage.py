@@ -48,7 +48,7 @@ def an_admission(number: int, *, claim: Claim | None = None, **changes: Any) -> 
     task = a_task(number, **changes)
     return Admission(
         task=task,
-        stored_request='{"model":"m"}',
+        stored_request='{"model":"m","content":[]}',
         request_expires_at_ms=NOW_MS + 1,
         reservation=a_reservation(task),
         attempt=replace(an_attempt(task), fingerprint=f"{number:064}"),
@@ -123,7 +123,7 @@ async def test_an_admission_writes_task_request_attempt_hold_and_claim(database:
     task_id = admission.task.id
     stored = await database.read(tasks.find, task_id)
     assert stored is not None
-    assert (stored.task, stored.request_body) == (admission.task, '{"model":"m"}')
+    assert (stored.task, stored.request_body) == (admission.task, '{"model":"m","content":[]}')
     assert await database.read(attempts.find, task_id) == admission.attempt
     assert await database.read(ledger.find_open, task_id) == admission.reservation
     assert await database.read(idempotency.find, a_claim(), 0) == Claimed(task_id, "f")

@@ -25,7 +25,7 @@ from gateway.domain.limits import Account, Scope, Window, accounts_of
 from gateway.domain.tasks import Event, Task
 from gateway.ports import Database
 from gateway.storage import attempts, balances, ledger, schema, tasks
-from tests.support.booked import DAY_MS, ENDED, admit, an_attempt
+from tests.support.booked import DAY_MS, admit, an_attempt, bear, ended, fields_of
 from tests.support.stored import NOW_MS, a_task, moved
 
 HELD: Final = Usage(49_005, 5)
@@ -33,6 +33,9 @@ HOLD: Final = amounts_of(735_075, HELD)
 NOTHING: Final = Amounts()
 USED: Final = Usage(48_000, 4, tool_calls=2)
 LATER_MS: Final = NOW_MS + 2 * DAY_MS
+DONE: Final = ended(f"up-{a_task().id}", "succeeded")
+FAILED: Final = ended(f"up-{a_task().id}", "failed")
+ABSENT: Final = Evidence(EvidenceKind.ABSENT, "3 lists without it")
 
 Windows = dict[tuple[str, str, str, int], tuple[Amounts, Amounts, int]]
 
@@ -65,16 +68,24 @@ def nine(
 
 
 def end(conn: sa.Connection, task: Task, reservation: Reservation, resolution: Resolution) -> bool:
-    """End a queued task with the resolution of its hold, as the moves do, two days later."""
-    event = Event.SUCCEEDED if resolution.charge_micros else Event.FAILED
-    queued = moved(task, Event.ACCEPTED)
-    if tasks.apply_transition(conn, task, queued, Event.ACCEPTED):
-        tasks.apply_transition(conn, queued, moved(queued, event), event)
+    """End a task with the resolution of its hold, as the moves do, two days later."""
+    if resolution.evidence.kind is EvidenceKind.ABSENT:
+        first, last, upstream_task_id = Event.LOST, Event.ABSENT, None
+    else:
+        first, upstream_task_id = Event.ACCEPTED, f"up-{task.id}"
+        last = Event.SUCCEEDED if resolution.charge_micros else Event.FAILED
+    sent = moved(task, first, upstream_task_id=upstream_task_id)
+    shown = {} if resolution.is_estimated else fields_of(resolution.usage)
+    ended = replace(moved(sent, last), updated_at_ms=LATER_MS, fields=shown)
+    ended = replace(ended, upstream_task_id=upstream_task_id)
+    if tasks.apply_transition(conn, task, sent, first):
+        tasks.apply_transition(conn, sent, ended, last)
     return ledger.resolve(conn, reservation, resolution, LATER_MS, tasks_count=-1)
 
 
-def settled(reservation: Reservation, reported: Usage | None = USED) -> Resolution:
-    return settle(reservation.price, reservation.held, reported, ENDED)
+def settled(reservation: Reservation, reported: Usage | None = USED, number: int = 0) -> Resolution:
+    proof = replace(DONE, detail=DONE.detail.replace(a_task().id, a_task(number).id))
+    return settle(reservation.price, reservation.held, reported, proof)
 
 
 async def test_a_hold_is_in_all_nine_balances_and_in_one_entry(database: Database) -> None:
@@ -98,14 +109,14 @@ async def test_a_settlement_moves_the_charge_and_lets_go_of_the_rest_in_the_wind
     spent = Amounts(720_000, 48_000, 4, 1)
     assert await database.read(read_balances) == nine(reservation, NOTHING, spent)
     _, entry = await database.read(ledger.list_entries, task.id)
-    assert (entry.kind, entry.at_ms, entry.evidence) == (EntryKind.SETTLE, LATER_MS, ENDED)
+    assert (entry.kind, entry.at_ms, entry.evidence) == (EntryKind.SETTLE, LATER_MS, DONE)
     assert (entry.held, entry.spent, entry.cost_micros) == (-HOLD, spent, 720_000)
     assert not entry.is_estimated
     assert await database.read(ledger.find_open, task.id) is None
 
 
 async def test_a_release_leaves_nothing_but_its_entry(database: Database) -> None:
-    task, evidence = a_task(), Evidence(EvidenceKind.ABSENT, "3 lists without it")
+    task, evidence = a_task(), ABSENT
     reservation = await database.write(admit, task)
 
     assert await database.write(end, task, reservation, release(evidence))
@@ -118,9 +129,10 @@ async def test_a_release_leaves_nothing_but_its_entry(database: Database) -> Non
 
 async def test_a_settlement_may_pass_its_hold_and_may_be_estimated(database: Database) -> None:
     over, estimated = a_task(1), a_task(2, key_id="Key000000002")
-    for task, reported in ((over, Usage(98_010, 10)), (estimated, None)):
+    for number, task, reported in ((1, over, Usage(98_010, 10)), (2, estimated, None)):
         reservation = await database.write(admit, task)
-        assert await database.write(end, task, reservation, settled(reservation, reported))
+        resolution = settled(reservation, reported, number)
+        assert await database.write(end, task, reservation, resolution)
 
     _, passed = await database.read(ledger.list_entries, over.id)
     _, guessed = await database.read(ledger.list_entries, estimated.id)
@@ -143,7 +155,7 @@ async def test_a_task_whose_end_was_counted_is_not_counted_out_again(database: D
     ):
         await database.write(tasks.apply_transition, before, after, event)
 
-    await database.write(ledger.resolve, reservation, release(ENDED), LATER_MS, tasks_count=0)
+    await database.write(ledger.resolve, reservation, release(FAILED), LATER_MS, tasks_count=0)
 
     assert await database.read(read_balances) == nine(reservation, NOTHING)
 
@@ -152,7 +164,7 @@ async def test_of_sixteen_resolutions_at_once_one_is_written(database: Database)
     task = a_task()
     reservation = await database.write(admit, task)
     resolutions = [
-        settled(reservation, Usage(10_000 + number, 5)) if number % 2 else release(ENDED)
+        settled(reservation, Usage(10_000 + number, 5)) if number % 2 else release(FAILED)
         for number in range(16)
     ]
 
@@ -166,14 +178,14 @@ async def test_of_sixteen_resolutions_at_once_one_is_written(database: Database)
     assert [entry.spent.micros for entry in entries] == [0, won.charge_micros]
     spent = amounts_of(won.charge_micros, won.usage)
     assert await database.read(read_balances) == nine(reservation, NOTHING, spent)
-    assert not await database.write(end, task, reservation, release(ENDED))
+    assert not await database.write(end, task, reservation, release(FAILED))
 
 
 async def test_a_loss_is_booked_once_and_borne_by_no_budget(database: Database) -> None:
     task = a_task()
     reservation = await database.write(admit, task)
-    await database.write(end, task, reservation, release(ENDED))
-    evidence = Evidence(EvidenceKind.ENDED, "up-9 succeeded")
+    await database.write(end, task, reservation, release(FAILED))
+    evidence = ended("up-9", "succeeded")
 
     booked = await asyncio.gather(
         *(
@@ -183,6 +195,7 @@ async def test_a_loss_is_booked_once_and_borne_by_no_budget(database: Database) 
     )
 
     assert sorted(step for step in booked if step is not None) == [3]
+    await database.write(bear, task.id, "up-9", 3)
     assert await database.read(read_balances) == nine(reservation, NOTHING)
     *_, entry = await database.read(ledger.list_entries, task.id)
     assert (entry.kind, entry.evidence) == (EntryKind.LOSS, evidence)
@@ -195,8 +208,8 @@ async def test_each_upstream_task_that_nobody_bears_is_a_loss_of_its_own(
 ) -> None:
     task = a_task()
     reservation = await database.write(admit, task)
-    await database.write(end, task, reservation, release(ENDED))
-    proofs = [Evidence(EvidenceKind.ENDED, f"up-{number} succeeded") for number in range(3)]
+    await database.write(end, task, reservation, release(FAILED))
+    proofs = [ended(f"up-{number}", "succeeded") for number in range(3)]
 
     booked = await asyncio.gather(
         *(
@@ -206,6 +219,9 @@ async def test_each_upstream_task_that_nobody_bears_is_a_loss_of_its_own(
     )
 
     assert sorted(step for step in booked if step is not None) == [3, 4, 5]
+    for number in range(3):
+        step = next(step for step in booked[number::3] if step is not None)
+        await database.write(bear, task.id, f"up-{number}", step)
     entries = await database.read(ledger.list_entries, task.id)
     losses = [each for each in entries if each.kind is EntryKind.LOSS]
     assert {each.evidence for each in losses} == set(proofs)
@@ -318,9 +334,9 @@ async def test_balances_are_always_written_from_the_organization_down(database: 
     locked = await database.write(
         watch_accounts, balances.lock, accounts, balances.starts_of(reservation)
     )
-    ended = await database.write(watch_accounts, end, task, reservation, settled(reservation))
+    resolved = await database.write(watch_accounts, end, task, reservation, settled(reservation))
 
-    assert taken == locked == ended == downwards
+    assert taken == locked == resolved == downwards
 
 
 def other(conn: sa.Connection) -> str:

@@ -14,8 +14,6 @@ import sqlalchemy as sa
 
 from gateway.domain.billing import (
     FREE,
-    Evidence,
-    EvidenceKind,
     Price,
     Reservation,
     UnitPrices,
@@ -40,11 +38,12 @@ from gateway.storage import ledger, tasks, usage
 from gateway.storage.schema import ledger_entries
 from gateway.storage.usage import Found
 from tests.contract.conftest import Place
+from tests.support.booked import bear
+from tests.support.booked import ended as ended_by
 from tests.support.stored import NOW_MS, a_task, moved
 
 DAY_MS = 86_400_000
 LONG_AGO, LATER = 0, NOW_MS + 400 * DAY_MS
-ENDED = Evidence(EvidenceKind.ENDED, "ark: up-1 is succeeded")
 CNY = Price(
     "book/1",
     "CNY",
@@ -93,10 +92,14 @@ def write_case(conn: sa.Connection, case: Case) -> None:
     event = Event.SUCCEEDED if case.outcome == "settled" else Event.FAILED
     used = {} if case.tokens is None else {"usage": {"completion_tokens": case.tokens}}
     ended = moved(queued, event, updated_at_ms=at_ms, fields=used)
-    assert apply_move(conn, Move(queued, ended, event, ENDED), Outbox(None, "")) is not None
+    proof = ended_by(ended.upstream_task_id, event.value)
+    assert apply_move(conn, Move(queued, ended, event, proof), Outbox(None, "")) is not None
     if case.outcome == "loss":
-        found = Evidence(EvidenceKind.OPERATOR, "operator: billed all the same")
-        assert ledger.book_loss(conn, reservation, 735_076, found, at_ms + DAY_MS)
+        late = f"late-{case.number}"
+        found = ended_by(late, "succeeded")
+        step = ledger.book_loss(conn, reservation, 735_076, found, at_ms + DAY_MS)
+        assert step is not None
+        bear(conn, task.id, late, step)
 
 
 async def write(store: Database, *cases: Case) -> None:
@@ -265,7 +268,7 @@ async def test_a_settlement_and_an_estimate_say_what_they_are(database: Database
         cost_micros=735_076,
         price_version="book/1",
         evidence="ended",
-        evidence_detail=ENDED.detail,
+        evidence_detail=f"ark: up-{a_task(1).id} is succeeded",
     )
     assert (estimated.is_estimated, estimated.tokens) == (True, 100_000)
     assert (together.tasks, together.estimated) == (2, 1)
@@ -282,7 +285,7 @@ async def test_a_loss_is_a_row_of_its_own_and_charged_to_nobody(database: Databa
     assert (loss.kind, loss.tasks, loss.charge_micros) == (UsageKind.LOSS, 1, 0)
     assert loss.cost_micros == 735_076
     _, rows = await by_task(database, a_query(Basis.SETTLED))
-    assert (rows[-1].kind, rows[-1].evidence) == (UsageKind.LOSS, "operator")
+    assert (rows[-1].kind, rows[-1].evidence) == (UsageKind.LOSS, "ended")
 
 
 async def test_what_is_held_shows_by_submission_alone(database: Database) -> None:

@@ -10,11 +10,12 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from gateway.app import create_metrics_app
+from gateway.app import create_app, create_metrics_app
 from gateway.config import Config
 from gateway.domain.keys import Principal
 from gateway.domain.tasks import Observation, Task
 from gateway.errors import LedgerDifference, UpstreamAmbiguous
+from gateway.http.middleware import RequestMiddleware
 from gateway.ports import P, Query, Runtime, T
 from gateway.runtime import DATABASE_FILE
 from gateway.services import auditing, measuring
@@ -63,8 +64,11 @@ def with_refusal(runtime: Runtime) -> Runtime:
     return replace(runtime, config=runtime.config.model_copy(update={"ledger": ledger}))
 
 
-async def read_checks(runtime: Runtime) -> tuple[int, dict[str, str]]:
-    transport = httpx.ASGITransport(create_metrics_app(runtime))
+async def read_checks(
+    runtime: Runtime, app: RequestMiddleware | None = None
+) -> tuple[int, dict[str, str]]:
+    """Return what the metrics listener tells, or the listener of `app`."""
+    transport = httpx.ASGITransport(app or create_metrics_app(runtime))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         answer = await client.get("/readyz?verbose")
     checks: dict[str, str] = answer.json()["checks"]
@@ -90,7 +94,8 @@ async def test_right_books_are_told_to_be_right(
     found = await auditing.audit(runtime)
 
     assert found.count == 0
-    assert before == (200, {"draining": "ok", "database": "ok", "ledger": "not audited yet"})
+    assert before[0] == 200
+    assert before[1]["ledger"] == "not audited yet"
     assert (await read_checks(runtime))[1]["ledger"] == "ok"
     assert metric(runtime, "gateway_audit_differences") == 0
     assert metric(runtime, "gateway_audit_timestamp_seconds") == clock.now_ms() / 1000
@@ -117,7 +122,10 @@ async def test_a_spoiled_row_is_told_everywhere_and_named_where_no_stranger_read
     assert metric(runtime, "gateway_audit_differences") == found.count == len(found.named)
     status, checks = await read_checks(runtime)
     assert status == 200
-    assert checks["ledger"] == f"{found.count} differences in the audit of 2026-11-22T07:02:02Z"
+    told = f"{found.count} differences in the audit of 2026-11-22T07:02:02Z"
+    assert checks["ledger"].startswith(f"{told}: {task.id}: its last entry is not its resolution; ")
+    assert checks["ledger"].endswith("; and 5 more")
+    assert (await read_checks(runtime, create_app(runtime)))[1]["ledger"] == told
     lines = [json.loads(line) for line in log_stream.getvalue().splitlines()]
     failed = [line for line in lines if line["event"] == "ledger.audit_failed"]
     assert len(failed) == 1
@@ -128,6 +136,23 @@ async def test_a_spoiled_row_is_told_everywhere_and_named_where_no_stranger_read
     assert finding.level is Level.FAIL
     assert task.id in finding.message
     assert finding.remedy
+
+
+@pytest.mark.tampers_with_books
+async def test_a_probe_names_the_first_differences_and_counts_the_others(
+    runtime: Runtime, config: Config, principal: Principal
+) -> None:
+    for _ in range(7):
+        await submit(runtime, principal)
+    spoil(config, "UPDATE reservations SET at_ms = at_ms - 1")
+
+    found = await auditing.audit(runtime)
+
+    assert found.count == 7
+    _, checks = await read_checks(runtime)
+    assert checks["ledger"].startswith("7 differences in the audit of ")
+    assert checks["ledger"].endswith("; and 2 more")
+    assert [name for name in found.named if name in checks["ledger"]] == list(found.named[:5])
 
 
 @pytest.mark.tampers_with_books
@@ -151,6 +176,7 @@ async def test_a_difference_closes_the_gateway_where_that_is_wanted(
         await submit(strict, principal)
 
     assert "being audited" in unaudited.value.message
+    assert (await read_checks(strict))[1]["submits"] == refused.value.message
     assert "nothing was sent or held" in refused.value.message
     assert refused.value.public_status == 503
     assert refused.value.retry_after_s == 60

@@ -62,6 +62,23 @@ def test_what_was_said_holds_for_that_pepper_alone(run: CommandLine) -> None:
     assert find(run, "--pepper-is-safe")["pepper copy"][0] == "ok"
 
 
+def test_the_doctor_warns_while_submits_wait_for_the_comparison_after_a_restore(
+    run: CommandLine,
+) -> None:
+    run("keys create")
+    assert find(run)["restore"] == ("ok", "no submit waits for a comparison", "")
+    saved = run("backup --format json").json["path"]
+
+    assert run(f"restore {saved}").exit_code == 0
+
+    level, message, remedy = find(run)["restore"]
+    assert level == "warn"
+    assert "no submit is taken until it is compared" in message
+    assert "`restore --open`" in remedy
+    run("restore --open")
+    assert find(run)["restore"][0] == "ok"
+
+
 def test_of_a_wrong_pepper_nobody_can_say_that_it_is_safe(run: CommandLine) -> None:
     run("keys create")
     pepper = run.folder / ".data" / "pepper"

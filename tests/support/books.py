@@ -11,6 +11,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Final
 
+from tests.support.contradictions import find_contradictions, find_unborne
 from tests.support.oracle import (
     ENDED,
     Books,
@@ -36,6 +37,7 @@ def find_differences(place: Path | sqlite3.Connection) -> list[str]:
             return []
         books = read_books_of(conn)
         sent = {row["task_id"] for row in read_table(conn, "attempts")}
+        orphans = read_table(conn, "orphans")
     return [
         *find_wrong_entries(books),
         *find_wrong_balances(books),
@@ -43,6 +45,8 @@ def find_differences(place: Path | sqlite3.Connection) -> list[str]:
         *_find_strange_entries(books),
         *_find_wrong_prices(books),
         *_find_wrong_states(books),
+        *find_contradictions(books),
+        *find_unborne(books, orphans),
         *(f"{task_id}: sent without a hold" for task_id in sorted(sent - set(books.reservations))),
     ]
 

@@ -107,5 +107,11 @@ async def test_readiness_names_its_checks_when_asked(client: httpx.AsyncClient) 
     assert (await client.get("/readyz")).json() == {"status": "ok"}
     assert (await client.get("/healthz?verbose")).json() == {
         "status": "ok",
-        "checks": {"draining": "ok", "database": "ok", "ledger": "not audited yet"},
+        "checks": {
+            "draining": "ok",
+            "database": "ok",
+            "writes": "ok",
+            "submits": "ok",
+            "ledger": "not audited yet",
+        },
     }

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.auditing import find_wrong_charge, find_wrong_hold
-from gateway.domain.billing import Price, UnitPrices, Usage
+from gateway.domain.auditing import ENDS, find_wrong_charge, find_wrong_hold, find_wrong_usage
+from gateway.domain.billing import EvidenceKind, Outcome, Price, UnitPrices, Usage
+from gateway.domain.tasks import TERMINAL, TRANSITIONS, Event
 from tests.support.pricing import a_price, some_usage
 
 UNITS = st.builds(UnitPrices, *[st.integers(0, 10**9)] * 4)
@@ -83,3 +84,74 @@ def test_tool_calls_that_cost_and_are_not_charged_are_counted_by_the_cost() -> N
 
     assert find_wrong_charge(price, some_usage(), 49_005, 30) is None
     assert find_wrong_charge(price, some_usage(), 49_005, 35) is not None
+
+
+def test_every_evidence_releases_and_only_three_can_charge() -> None:
+    released = {evidence for outcome, evidence in ENDS if outcome is Outcome.RELEASED}
+    charging = {evidence for outcome, evidence in ENDS if outcome is Outcome.SETTLED}
+
+    assert released == set(EvidenceKind)
+    assert charging == {EvidenceKind.ENDED, EvidenceKind.OPERATOR, EvidenceKind.POLICY}
+
+
+def test_only_a_success_is_charged_of_tasks_that_ended_by_evidence() -> None:
+    charged = {
+        event
+        for (outcome, _), events in ENDS.items()
+        if outcome is Outcome.SETTLED
+        for event in events
+    }
+
+    assert charged == {Event.SUCCEEDED, Event.ABSENT, Event.VANISHED}
+    assert set(ENDS[None, None]) == {Event.ABSENT, Event.VANISHED}
+
+
+def test_whatever_ends_a_task_ends_its_hold_in_some_way() -> None:
+    ending = {event for (_, event), state in TRANSITIONS.items() if state in TERMINAL}
+
+    assert {event for events in ENDS.values() for event in events} == ending
+
+
+@pytest.mark.parametrize(
+    ("shown", "used", "is_estimated"),
+    [
+        (Usage(48_000, 5), Usage(48_000, 5), False),
+        (Usage(48_000, 5, tool_calls=3), Usage(48_000, 5), False),
+        (None, some_usage(), True),
+    ],
+)
+def test_a_settlement_of_what_its_task_shows_is_right(
+    shown: Usage | None, used: Usage, *, is_estimated: bool
+) -> None:
+    assert find_wrong_usage(shown, some_usage(), used, is_estimated=is_estimated) is None
+
+
+@pytest.mark.parametrize(
+    ("shown", "used", "is_estimated", "told"),
+    [
+        (
+            Usage(48_000, 5),
+            Usage(47_999, 5),
+            False,
+            "47999 tokens, 5 s and 1 videos are settled, it shows 48000, 5 and 1",
+        ),
+        (
+            Usage(48_000, 5),
+            Usage(48_000, 4),
+            False,
+            "48000 tokens, 4 s and 1 videos are settled, it shows 48000, 5 and 1",
+        ),
+        (Usage(48_000, 5), some_usage(), True, "is settled on its quote, and shows what it used"),
+        (None, Usage(48_000, 5), False, "is settled on what it used, and does not show that"),
+        (
+            None,
+            Usage(48_000, 5),
+            True,
+            "48000 tokens, 5 s and 1 videos are settled, it shows 49005, 5 and 1",
+        ),
+    ],
+)
+def test_a_settlement_of_anything_else_is_told(
+    shown: Usage | None, used: Usage, told: str, *, is_estimated: bool
+) -> None:
+    assert find_wrong_usage(shown, some_usage(), used, is_estimated=is_estimated) == told
