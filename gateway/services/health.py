@@ -46,8 +46,8 @@ def describe_writes(runtime: Runtime, *, is_private: bool) -> str:
     failure = runtime.lifecycle.write_failure
     if failure is None:
         return "ok"
-    code = f" ({failure.code})" if is_private and failure.code else ""
-    return f"none has succeeded since {format_time(failure.since_ms)}: {failure.message}{code}"
+    word = f" ({failure.code})" if is_private and failure.code else ""
+    return f"none has succeeded since {format_time(failure.since_ms)}: {failure.message}{word}"
 
 
 def describe_books(runtime: Runtime, *, is_private: bool) -> str:

@@ -45,10 +45,10 @@ def test_the_doctor_warns_until_somebody_says_that_the_pepper_is_kept_apart(
     assert message.startswith(".data/pepper is the only pepper that is known of")
     assert confirmations(run) == []
 
-    said = find(run, "--pepper-is-safe")["pepper copy"]
+    said = find(run, "--pepper-is-safe --actor jo")["pepper copy"]
     assert said == ("ok", "an operator has said that there is one", "")
     assert find(run)["pepper copy"] == said
-    assert confirmations(run) == ["cli"]
+    assert confirmations(run) == ["cli:jo"]
 
 
 def test_what_was_said_holds_for_that_pepper_alone(run: CommandLine) -> None:

@@ -133,11 +133,6 @@ def test_what_a_start_would_refuse_is_found_before_it(
         ),
         ("ca_file: gone.pem", "webhooks.ca_file", "No such file"),
         ("ca_file: gateway.yaml", "webhooks.ca_file", "NO_CERTIFICATE"),
-        (
-            "usage_url: 'http://127.1/sink'",
-            "webhooks.usage_url",
-            "nothing can be delivered there (url_invalid)",
-        ),
     ],
 )
 def test_what_a_start_would_refuse_of_webhooks_is_found_before_it(

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from gateway.app import create_app, create_metrics_app
 from gateway.domain.keys import Principal
 from gateway.domain.projects import AuditEvent
-from gateway.errors import Draining, StorageUnavailable, UpstreamUnavailable
+from gateway.errors import Reconciling, StorageUnavailable, UpstreamUnavailable
 from gateway.ports import Runtime
 from gateway.services import auditing, restoring
 from gateway.services.diagnosing import Level, check_restore
@@ -102,7 +102,7 @@ async def test_while_submits_wait_for_a_comparison_probes_say_so(
     upstream.list_error = UpstreamUnavailable("No answer.")
     with pytest.raises(UpstreamUnavailable):
         await restoring.compare_restored(runtime)
-    with pytest.raises(Draining):
+    with pytest.raises(Reconciling):
         await submit_task(runtime, principal, a_body(a_text("A paper boat")), "req")
 
     private, public = await ask(runtime)

@@ -119,9 +119,9 @@ _SENDING: Final = (
         "gateway/services/submission.py",
         (
             Edit(
-                "    try:\n        repeated = await _admit(runtime, flight, admission)\n",
+                "    try:\n        repeated = await _admit(runtime, flight, request, admission)\n",
                 "    outcome = await send(runtime, flight, task, request, parcel)\n"
-                "    try:\n        repeated = await _admit(runtime, flight, admission)\n",
+                "    try:\n        repeated = await _admit(runtime, flight, request, admission)\n",
             ),
             Edit(
                 "        outcome = await send(runtime, flight, task, request, parcel)\n    del",
