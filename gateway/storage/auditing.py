@@ -57,22 +57,25 @@ def _ends() -> str:
     )
 
 
+def _contradicts(end: str) -> str:
+    """Return the SQL of whether a task that ended so has other books, or by other evidence."""
+    books = "COALESCE(r.outcome, '') || '/' || COALESCE(e.evidence, '')"
+    return f"{books} || '/' || {end} NOT IN ({_ends()})"
+
+
 def _any_differ(*pairs: tuple[str, str]) -> str:
     return " OR ".join(f"{found} <> {due}" for found, due in pairs)
 
 
+_CONTRADICTED: Final = "its end, its evidence and its books do not go together"
 _ENDED: Final = _words(TERMINAL)
 _UNFINISHED: Final = _words(set(TaskState) - TERMINAL)
 # A task may fail without evidence, as when its upstream denies it: then its hold stays.
 _PROVED: Final = _words(TERMINAL - {TaskState.FAILED})
-# Of a failed task its moves tell why; of any other its state does.
-_END: Final = (
-    "CASE t.state WHEN 'failed' THEN COALESCE((SELECT MAX(m.event) FROM task_transitions m "
-    "WHERE m.task_id = t.id AND m.to_state = 'failed'), '') "
-    "WHEN 'rejected' THEN 'refused' ELSE t.state END"
-)
+_BY_STATE: Final = "CASE t.state WHEN 'rejected' THEN 'refused' ELSE t.state END"
 _NAMED: Final = "t.upstream || ': ' || t.upstream_task_id || ' is '"
-_HIDDEN: Final = "CASE WHEN t.deleted_at_ms IS NULL THEN 0 ELSE 1 END"
+# A version is a move, that its client took it out of view, or that it was charged after its end.
+_MOVED: Final = "t.version - CASE WHEN t.deleted_at_ms IS NULL THEN 0 ELSE 1 END"
 _PLACE: Final = ("project_id", "key_id", "day_start_ms", "month_start_ms")
 _PRICED: Final = ("currency", "cost_currency", "price_version")
 
@@ -115,13 +118,7 @@ _HOLD_FLAWS: Final = (
     ("r.outcome = 'released' AND t.state = 'succeeded'", "succeeded, and its hold was released"),
     (f"r.outcome IS NOT NULL AND t.state NOT IN ({_ENDED})", "goes on, and its hold was resolved"),
     (f"r.outcome IS NULL AND t.state IN ({_PROVED})", "has ended, and its hold is open"),
-    (
-        (
-            f"t.state IN ({_ENDED}) AND COALESCE(r.outcome, '') || '/' || COALESCE(e.evidence, '') "
-            f"|| '/' || {_END} NOT IN ({_ends()})"
-        ),
-        "its end, its evidence and its books do not go together",
-    ),
+    (f"t.state IN ({_PROVED}) AND {_contradicts(_BY_STATE)}", _CONTRADICTED),
     (
         (
             "e.evidence = 'ended' AND "
@@ -172,17 +169,14 @@ _ENTRY_FLAWS: Final = (
     (f"e.step >= 3 AND NOT ({_BORNE})", "no orphan bears its loss"),
 )
 _TASK_FLAWS: Final = (
-    ("l.task_id IS NULL OR n.task_id IS NOT NULL", "has not the version of its last move"),
-    ("l.to_state <> t.state", "its last move led to another state"),
-    ("l.at_ms <> t.updated_at_ms", "its last move was made at another time"),
+    (
+        "COALESCE(l.task_id, b.task_id) IS NULL OR n.task_id IS NOT NULL",
+        "has not the version of its last move",
+    ),
+    ("COALESCE(l.to_state, b.to_state) <> t.state", "its last move led to another state"),
+    ("COALESCE(l.at_ms, b.at_ms) <> t.updated_at_ms", "its last move was made at another time"),
 )
-# A version is a move, that its client took it out of view, or that it was charged after its end.
-_LAST_MOVE: Final = (
-    f"t.version - {_HIDDEN} - "  # noqa: S608
-    "CASE WHEN t.state = 'failed' AND t.bill IS NOT NULL AND NOT EXISTS "
-    "(SELECT 1 FROM task_transitions m WHERE m.task_id = t.id "
-    f"AND m.version = t.version - {_HIDDEN}) THEN 1 ELSE 0 END"
-)
+_FAILURE_FLAWS: Final = ((_contradicts("m.event"), _CONTRADICTED),)
 
 
 def _cases(flaws: Sequence[tuple[str, str]]) -> str:
@@ -216,8 +210,17 @@ _TASK_CHECKS: Final = (
     ),
     _flawed(
         f"SELECT t.id AS task_id, {_cases(_TASK_FLAWS)} AS flaw FROM tasks t "  # noqa: S608
-        f"LEFT JOIN task_transitions l ON l.task_id = t.id AND l.version = {_LAST_MOVE} "
-        "LEFT JOIN task_transitions n ON n.task_id = l.task_id AND n.version = l.version + 1"
+        f"LEFT JOIN task_transitions l ON l.task_id = t.id AND l.version = {_MOVED} "
+        f"LEFT JOIN task_transitions b ON b.task_id = t.id AND b.version = {_MOVED} - 1 "
+        "AND t.state = 'failed' AND t.bill IS NOT NULL "
+        f"LEFT JOIN task_transitions n ON n.task_id = t.id AND n.version = {_MOVED} + 1"
+    ),
+    # Why a task failed is told by its moves alone.
+    _flawed(
+        f"SELECT r.task_id AS task_id, {_cases(_FAILURE_FLAWS)} AS flaw FROM tasks t "  # noqa: S608
+        "JOIN reservations r ON r.task_id = t.id "
+        "JOIN task_transitions m ON m.task_id = t.id AND m.to_state = 'failed' "
+        "LEFT JOIN ledger_entries e ON e.task_id = t.id AND e.step = 2 WHERE t.state = 'failed'"
     ),
     _flawed(
         "SELECT m.task_id AS task_id, CASE WHEN COALESCE(m.from_state, '') <> "
@@ -307,11 +310,12 @@ _RESOLVED: Final = slice(
 _FIGURES: Final = ", ".join(
     f"{'h' if each in _PRICED else 'r'}.{each}" for each in _Figures._fields
 )
+# Each table is bounded, or PostgreSQL may merge it from its very first row, page after page.
 _PRICED_PAGE: Final = sa.text(
     "SELECT r.task_id, CASE WHEN r.outcome = 'settled' AND t.state = 'succeeded' "  # noqa: S608
     f"THEN COALESCE(t.fields, '') END AS shown, {_FIGURES} FROM reservations r "
-    "LEFT JOIN ledger_entries h ON h.task_id = r.task_id AND h.step = 1 "
-    "LEFT JOIN tasks t ON t.id = r.task_id "
+    "LEFT JOIN ledger_entries h ON h.task_id = r.task_id AND h.step = 1 AND h.task_id > :after_id "
+    "LEFT JOIN tasks t ON t.id = r.task_id AND t.id > :after_id "
     "WHERE r.task_id > :after_id ORDER BY r.task_id LIMIT :page_rows"
 )
 
