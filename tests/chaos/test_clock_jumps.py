@@ -168,13 +168,13 @@ async def test_a_task_counts_in_the_month_of_its_submit_wherever_the_clock_goes(
     clock = SetClock(0.0)
     now = datetime.fromtimestamp(clock.now_ms() / 1000, zone)
     month_end = datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=zone)
-    clock.set_by_s = (month_end - now).total_seconds() - 1
+    clock.set_by_s = (month_end - now).total_seconds() - 60
     month_start_ms = int(
         now.replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000
     )
     async with running(order, clock) as runtime:
-        await submit(runtime, order, "in-its-last-second")
-        clock.set_by_s += 1 + jump_s
+        await submit(runtime, order, "in-its-last-minute")
+        clock.set_by_s += 60 + jump_s
         await run_until_all_ended(runtime, clock)
 
     books = books_of(order)
