@@ -138,7 +138,8 @@ def _is_decided(truth: Truth, row: sqlite3.Row, evidence: str) -> bool:
 
 def _is_quiet(truth: Truth, row: sqlite3.Row) -> bool:
     """Whether nothing was concluded, from what is not there, before the quiet time was over."""
-    return _age_ms(truth, row) >= QUIET_MS
+    end = truth.row("SELECT at_ms FROM ledger_entries WHERE task_id = ? AND step = 2", row["id"])
+    return end is not None and end["at_ms"] - row["created_at_ms"] >= QUIET_MS
 
 
 def _age_ms(truth: Truth, row: sqlite3.Row) -> int:

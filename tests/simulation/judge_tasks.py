@@ -136,8 +136,11 @@ def _is_unjoined(truth: Truth, wish: Wish, first: Received, second: Received) ->
     """Whether the request behind `second` had to be given the task of `first`.
 
     It had if the client had gone, a while before, without an answer that was written, and not for
-    longer than ten minutes, by a clock that did not jump meanwhile.
+    longer than ten minutes, by a clock that did not jump meanwhile; and if the store took a note of
+    where clients were within some seconds.
     """
+    if truth.site.log.counts.get("task.note_lost"):
+        return False
     before = next((each for each in wish.sends if each.connection is first.cause), None)
     after = next((each for each in wish.sends if each.connection is second.cause), None)
     if before is None or after is None or before is after or before.connection is None:
@@ -164,6 +167,8 @@ def _judge_recorded(truth: Truth, task: WorldTask) -> Iterator[str]:
         if row["id"] == task.attempt_id:
             continue
         prompts = [each.prompt for each in truth.received_for(row["id"])]
+        if truth.has_strangers(task.attempt_id):  # then nothing tells whose its own task is
+            continue
         owner = truth.row("SELECT project_id FROM tasks WHERE id = ?", task.attempt_id)
         if owner is None or owner["project_id"] != row["project_id"]:
             yield f"P14: {row['id']} was given {task.id}, of another project"

@@ -115,7 +115,7 @@ class Truth:
         nothing of ours, from those of other software on the account; or one whose attempt nothing
         has explained, by list or callback, until its horizon, which is alarmed and booked; or one
         that carries nothing of ours and whose attempt has a wrong date; or one whose attempt was
-        given a stranger's, where the account is not ours alone though it is said to be.
+        given a stranger's.
         """
         if self.is_late(task) and not self.is_recognizable(task):
             return True
@@ -124,7 +124,7 @@ class Truth:
         )
         if row is None:
             return False
-        if self._is_strangers(row["upstream_task_id"]):
+        if self.has_strangers(task.attempt_id):
             return True
         if row["state"] != "failed" or row["error"] is None:
             return False
@@ -132,11 +132,19 @@ class Truth:
             return HORIZON_CODE in row["error"] or not self.is_recognizable(task)
         return HORIZON_CODE in row["error"] and not self.is_recognizable(task)
 
-    def _is_strangers(self, upstream_task_id: str | None) -> bool:
+    def has_strangers(self, attempt_id: str | None) -> bool:
+        """Whether an attempt was given a stranger's task, as it may be.
+
+        That is where the account is not ours alone though it is said to be, or where somebody who
+        knows the attempt's callback address called it for that task.
+        """
+        row = self.row("SELECT upstream_task_id FROM tasks WHERE id = ?", attempt_id)
         world = self.site.world
-        task = world.tasks.get(upstream_task_id or "")
+        task = world.tasks.get(row["upstream_task_id"] or "") if row is not None else None
+        if task is None or task.attempt_id == attempt_id:
+            return False
         is_said = self.site.settings.is_exclusive and world.weather.foreign_count > 0
-        return is_said and task is not None and task.attempt_id is None
+        return (is_said and task.attempt_id is None) or (attempt_id, task.id) in world.forged
 
     def is_recognizable(self, task: WorldTask) -> bool:
         """Whether the list shows, sooner or later, that a task can only be the gateway's."""

@@ -161,6 +161,8 @@ class World:
         self.deliver: Callable[[str, bytes], Awaitable[bool]] | None = None
         self.trace: Callable[[str], None] = _ignore
         self.fault_counts: dict[str, int] = {}
+        self.forged: set[tuple[str | None, str]] = set()
+        """(attempt, task that it was called for) of forged calls to an attempt's own address."""
         for _ in range(weather.foreign_count):
             loop.call_later(draws.uniform(0, 1800), self._create_foreign)
         for _ in range(weather.callbacks_forged):
@@ -280,6 +282,8 @@ class World:
         url = victim.callback_url or ""
         if self.draws.random() < 0.5:
             url = url[:-8] + "aaaaaaaa"
+        else:
+            self.forged.add((victim.attempt_id, claimed.id))
         self.trace(f"forged a callback for {claimed.id}")
         body = json.dumps({"id": claimed.id, "status": "succeeded"}).encode()
         self.loop.start(self._deliver(url, body))
