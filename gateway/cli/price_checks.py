@@ -82,7 +82,7 @@ def _check_coverage(config: Config, catalog: Catalog, prices: PriceList) -> Sequ
     findings = []
     for upstream, names_of in _list_served(config, catalog).items():
         lacking = [
-            _label(catalog.families[family], names) + ", and".join(map(str, gaps))
+            _label(catalog.families[family], names) + ", and".join(gap.describe() for gap in gaps)
             for family, names in names_of.items()
             if (gaps := find_gaps(catalog.families[family], prices, upstream, now_ms))
         ]

@@ -5,13 +5,13 @@ before that.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import Final
 
 from gateway.domain.billing import Usage
 from gateway.domain.models import Family, Mode
-from gateway.domain.prices import Case, PriceList, describe_conditions
+from gateway.domain.prices import Case, Conditions, PriceList
 from gateway.errors import PriceNotFound
 
 _BOTH: Final = (False, True)
@@ -26,49 +26,19 @@ _WITHOUT_ONE: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Conditions under which there is no price. One of None, or an empty one, is met always."""
-
-    resolutions: tuple[str, ...] = ()
-    has_input_video: bool | None = None
-    has_audio: bool | None = None
-    is_draft: bool | None = None
-    tier: str | None = None
-
-    def holds(self, case: Case) -> bool:
-        return (
-            (not self.resolutions or case.resolution in self.resolutions)
-            and self.has_input_video in {None, case.has_input_video}
-            and self.has_audio in {None, case.has_audio}
-            and self.is_draft in {None, case.is_draft}
-            and self.tier in {None, case.tier}
-        )
-
-    def __str__(self) -> str:
-        """Return words that can follow the name of a model; none if it has no price at all."""
-        return describe_conditions(
-            self.resolutions,
-            has_input_video=self.has_input_video,
-            has_audio=self.has_audio,
-            is_draft=self.is_draft,
-            tier=self.tier,
-        )
-
-
 def list_cases(family: Family) -> Sequence[Case]:
     """Return every case that the family's rules allow a request to be, each once."""
     return list(dict.fromkeys(_allow_cases(family)))
 
 
-def find_gaps(family: Family, prices: PriceList, upstream: str, at_ms: int) -> Sequence[Gap]:
+def find_gaps(family: Family, prices: PriceList, upstream: str, at_ms: int) -> Sequence[Conditions]:
     """Return gaps that hold all allowed cases without a price at `at_ms`, and no others."""
     allowed = list_cases(family)
     unpriced = {case for case in allowed if not _has_price(prices, case, upstream, at_ms)}
     priced = [case for case in allowed if case not in unpriced]
-    found: list[Gap] = []
+    found: list[Conditions] = []
     for case in allowed:
-        if case in unpriced and not any(gap.holds(case) for gap in found):
+        if case in unpriced and not any(gap.matches(case) for gap in found):
             found.append(_widen(case, priced))
     return _join_resolutions(found)
 
@@ -110,20 +80,20 @@ def _has_price(prices: PriceList, case: Case, upstream: str, at_ms: int) -> bool
     return True
 
 
-def _widen(case: Case, priced: Collection[Case]) -> Gap:
+def _widen(case: Case, priced: Collection[Case]) -> Conditions:
     """Return the gap of an unpriced case, without any condition that keeps no priced one out."""
     resolutions = (case.resolution,) if case.resolution is not None else ()
-    gap = Gap(resolutions, case.has_input_video, case.has_audio, case.is_draft, case.tier)
+    gap = Conditions(resolutions, case.has_input_video, case.has_audio, case.is_draft, case.tier)
     for change in _WITHOUT_ONE:
         wider = replace(gap, **change)
-        if not any(wider.holds(each) for each in priced):
+        if not any(wider.matches(each) for each in priced):
             gap = wider
     return gap
 
 
-def _join_resolutions(gaps: Sequence[Gap]) -> Sequence[Gap]:
+def _join_resolutions(gaps: Sequence[Conditions]) -> Sequence[Conditions]:
     """Return one gap for those that differ in their resolution alone."""
-    joined: dict[Gap, tuple[str, ...]] = {}
+    joined: dict[Conditions, tuple[str, ...]] = {}
     for gap in gaps:
         others = replace(gap, resolutions=())
         joined[others] = (*joined.get(others, ()), *gap.resolutions)

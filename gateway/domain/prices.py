@@ -49,19 +49,9 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What one family costs from a day on. A condition of None, or an empty one, is met always."""
+class Conditions:
+    """Which cases of a family are meant. One of None, or an empty one, is met always."""
 
-    place: str
-    """Where it stands, such as `config/prices/byteplus-usd.yaml, prices[3]`."""
-    layer: int
-    """Which file it is from: a row of a later file goes before all rows of earlier ones."""
-    family: str
-    effective_from: str
-    effective_at_ms: int
-    prices: UnitPrices
-    source: str
-    as_of: str
     resolutions: tuple[str, ...] = ()
     has_input_video: bool | None = None
     has_audio: bool | None = None
@@ -77,6 +67,35 @@ class Row:
             and self.is_draft in {None, case.is_draft}
             and self.tier in {None, case.tier}
         )
+
+    def describe(self) -> str:
+        """Return words that can follow the name of a model; none if every case is meant."""
+        words = [
+            f" at {', '.join(map(show, self.resolutions))}" if self.resolutions else "",
+            {None: "", True: " with input video", False: " without input video"}[
+                self.has_input_video
+            ],
+            {None: "", True: " with audio", False: " without audio"}[self.has_audio],
+            {None: "", True: " as a draft", False: " not as a draft"}[self.is_draft],
+            f" in the tier {self.tier}" if self.tier else "",
+        ]
+        return "".join(words)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row(Conditions):
+    """What one family costs from a day on, where the conditions are met."""
+
+    place: str
+    """Where it stands, such as `config/prices/byteplus-usd.yaml, prices[3]`."""
+    layer: int
+    """Which file it is from: a row of a later file goes before all rows of earlier ones."""
+    family: str
+    effective_from: str
+    effective_at_ms: int
+    prices: UnitPrices
+    source: str
+    as_of: str
 
     def overlaps(self, other: "Row") -> bool:
         """Whether some case meets the conditions of both."""
@@ -274,33 +293,11 @@ def _agree(mine: _T | None, other: _T | None) -> bool:
     return mine is None or other is None or mine == other
 
 
-def describe_conditions(
-    resolutions: Sequence[str] = (),
-    *,
-    has_input_video: bool | None = None,
-    has_audio: bool | None = None,
-    is_draft: bool | None = None,
-    tier: str | None = None,
-) -> str:
-    """Return words that follow the name of a model; None, or an empty one, is not told."""
-    words = [
-        f" at {', '.join(map(show, resolutions))}" if resolutions else "",
-        {None: "", True: " with input video", False: " without input video"}[has_input_video],
-        {None: "", True: " with audio", False: " without audio"}[has_audio],
-        {None: "", True: " as a draft", False: " not as a draft"}[is_draft],
-        f" in the tier {tier}" if tier else "",
-    ]
-    return "".join(words)
-
-
 def _refuse_case(case: Case, book: str) -> PriceNotFound:
-    told = describe_conditions(
-        (case.resolution,) if case.resolution else (),
-        has_input_video=case.has_input_video,
-        tier=case.tier,
-    )
+    resolutions = (case.resolution,) if case.resolution else ()
+    asked = Conditions(resolutions, case.has_input_video, tier=case.tier)
     return PriceNotFound(
-        f"The model {show(case.model)}{told} has no price in the book {book} of this "
+        f"The model {show(case.model)}{asked.describe()} has no price in the book {book} of this "
         f"gateway, so it is not served. The setting {PRICE_SETTING} adds one.",
         param="model",
     )

@@ -28,8 +28,8 @@ async def settle_terms(runtime: Runtime, *, is_trial: bool) -> None:
 
     Raises: ConfigurationError if they are kept otherwise, and hold something already.
     """
-    kept = await runtime.db.write(_settle, _configured(runtime, is_trial=is_trial))
-    problem = _find_conflict(_configured(runtime, is_trial=is_trial), kept)
+    terms = _configured(runtime, is_trial=is_trial)
+    problem = _find_conflict(terms, await runtime.db.write(_settle, terms))
     if problem is not None:
         raise ConfigurationError(problem)
 
